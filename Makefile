@@ -1,0 +1,30 @@
+# `make` lists the targets.  Each does all its own set-up (.ci/setup).
+PYTHON ?= python3
+export PYTHON
+
+.PHONY: help setup test demo bench lint lock clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+
+setup:
+	@.ci/setup
+
+test: setup  ## run the tests; ARGS="-k uart" chooses
+	@.venv/bin/python -m pytest $(ARGS)
+
+demo: setup  ## boot stock firmware on Python devices and watch its traffic
+	@.venv/bin/mmiod demo
+
+bench: setup  ## measure round trips against a C echo
+	@.venv/bin/python -m bench
+
+lint: setup  ## the gates of CI: lint, format, types, imports
+	@.ci/gates
+
+lock:  ## choose versions anew: pyproject.toml -> requirements.lock
+	@.ci/lock
+
+clean:  ## remove what the other targets made
+	rm -rf .venv dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
