@@ -1,0 +1,1 @@
+"""Protocols towards hypervisors, without sockets: bytes in, events out, bytes back."""
