@@ -1,0 +1,238 @@
+"""The base class of all device models.
+
+A device is a synchronous, deterministic state machine: every input arrives as the call
+of a hook, every output leaves through its faces.  Its state is `values` (registers),
+`state` (an attrs class of its own, named by annotation), the levels of its lines and
+the deadlines of its timers; the framework resets, saves and restores all of it.
+
+    class PitState: ...                     # attrs.define, every field with a default
+
+    class Pit8254(Device):
+        counters = Region(4)                # or `length = 4` where there is one region
+        state: PitState                     # created anew by every reset
+        config: PitConfig                   # structured from the machine file
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import attrs
+
+from mmiod.device.declarations import (
+    Alarm,
+    Channel,
+    Declaration,
+    IrqInput,
+    IrqInputs,
+    IrqOutput,
+    IrqOutputs,
+    Line,
+    Region,
+    Stream,
+    Timer,
+)
+from mmiod.device.dispatch import Answerer, HookAnswerer, RegisterAnswerer
+from mmiod.device.registers import Register
+from mmiod.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from mmiod.device.faces import Bus, Clock, Context, Memory, Pending
+
+API: Final = 1
+"""The version of this contract; a plugin may say `API = 1` and is checked at load."""
+
+
+@attrs.define
+class Empty:
+    """The state or configuration of a device that declares none."""
+
+
+class Device:
+    """One device model; a subclass is a plugin's, an instance belongs to one VM.
+
+    Tier 1: set `length` and override `read` and `write`.  Tier 2, the usual: declare
+    registers, and hooks only where there is behaviour.
+    """
+
+    length: ClassVar[int] = 0
+    """Bytes of the region `main`, for a device that declares no `Region`."""
+    survives_reset: ClassVar[frozenset[str]] = frozenset()
+    """Names of registers and of fields of `state` that a reset leaves (battery-backed)."""
+
+    regions: ClassVar[Mapping[str, Region]] = {}
+    declared: ClassVar[Mapping[str, Register]] = {}
+    outputs: ClassVar[Mapping[str, IrqOutput | IrqOutputs]] = {}
+    input_lines: ClassVar[Mapping[str, IrqInput | IrqInputs]] = {}
+    timers: ClassVar[Mapping[str, Timer]] = {}
+    streams: ClassVar[Mapping[str, Stream]] = {}
+    answerers: ClassVar[Mapping[str, Answerer]] = {}
+    state_class: ClassVar[type[Any]] = Empty
+    config_class: ClassVar[type[Any]] = Empty
+
+    state: Any
+    config: Any
+
+    def __init_subclass__(cls, **rest: object) -> None:
+        """Collect the declarations and refuse what cannot be right."""
+        super().__init_subclass__(**rest)
+        found = _declarations(cls)
+        _refuse_reserved_names(found)
+        cls.regions = _of(found, Region)
+        if cls.length and not cls.regions:
+            main = Region(cls.length)
+            main.name = "main"
+            cls.regions = {"main": main}
+        cls.declared = _of(found, Register)
+        cls.outputs = _of(found, IrqOutput) | _of(found, IrqOutputs)
+        cls.input_lines = _of(found, IrqInput) | _of(found, IrqInputs)
+        cls.timers = _of(found, Timer)
+        cls.streams = _of(found, Stream)
+        cls.state_class = _annotated(cls, "state")
+        cls.config_class = _annotated(cls, "config")
+        cls.answerers = _answerers(cls)
+
+    def __init__(self, context: Context, config: object | None = None) -> None:
+        """Make an instance; the machine resets it before the first access."""
+        self.context = context
+        self.config = self.config_class() if config is None else config
+        self.state = self.state_class()
+        self.values: dict[str, int] = {name: register.reset for name, register in self.declared.items()}
+        self.lines = {
+            name: Line(context, name) for output in self.outputs.values() for name in output.names()
+        }
+        self.inputs = {name: False for line in self.input_lines.values() for name in line.names()}
+        self.alarms = {name: Alarm(context, name) for name in self.timers}
+        self.channels = {name: Channel(context, name) for name in self.streams}
+
+    @property
+    def clock(self) -> Clock:
+        """The guest's clock."""
+        return self.context.clock
+
+    @property
+    def memory(self) -> Memory:
+        """Guest memory, for DMA."""
+        return self.context.memory
+
+    @property
+    def bus(self) -> Bus:
+        """The VM's address spaces, for bridges."""
+        return self.context.bus
+
+    def reset(self) -> None:
+        """Return to the state after power-on, except what `survives_reset`; then `on_reset`."""
+        kept = {name: getattr(self.state, name) for name in self.survives_reset if name not in self.declared}
+        self.state = self.state_class()
+        for name, value in kept.items():
+            setattr(self.state, name, value)
+        for name, register in self.declared.items():
+            if name not in self.survives_reset:
+                self.values[name] = register.reset
+        for alarm in self.alarms.values():
+            alarm.cancel()
+        for line in self.lines.values():
+            line.set_level(False)
+        self.on_reset()
+
+    def on_reset(self) -> None:
+        """Override to finish a reset: registers and state are as declared, lines are low."""
+
+    def read(self, offset: int, size: int) -> int | Pending:
+        """Tier 1: answer a read of `size` bytes at `offset` of region `main`."""
+        raise NotImplementedError
+
+    def write(self, offset: int, size: int, value: int) -> Pending | None:
+        """Tier 1: take a write of `size` bytes at `offset` of region `main`."""
+        raise NotImplementedError
+
+    def complete(self, value: int = 0) -> None:
+        """Answer the access that got `PENDING`; `value` is a read's."""
+        self.context.complete(value)
+
+    def inspect(self) -> dict[str, int]:
+        """Every register's value by name, without side effects."""
+        return {name: register.__get__(self, type(self)) for name, register in self.declared.items()}
+
+
+_RESERVED: Final = frozenset(dir(Device)) | {
+    "state",
+    "config",
+    "context",
+    "values",
+    "lines",
+    "inputs",
+    "alarms",
+    "channels",
+}
+
+
+def _declarations(cls: type[Device]) -> dict[str, Declaration | Register]:
+    """All declarations, those of base classes first, in the order they were written."""
+    found: dict[str, Declaration | Register] = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            found.pop(name, None)
+            if isinstance(value, Declaration | Register):
+                found[name] = value
+    return found
+
+
+def _of(found: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if isinstance(value, kind)}
+
+
+def _refuse_reserved_names(found: dict[str, Declaration | Register]) -> None:
+    for name in found.keys() & _RESERVED:
+        raise DeclarationError(
+            f"{name} is a name of Device itself; call the {type(found[name]).__name__} otherwise"
+        )
+
+
+def _annotated(cls: type[Device], name: str) -> type[Any]:
+    """The attrs class that an annotation `state: X` or `config: X` names."""
+    for base in cls.__mro__:
+        if base is Device:
+            return Empty
+        annotation = base.__dict__.get("__annotations__", {}).get(name)
+        if annotation is None:
+            continue
+        if isinstance(annotation, str):
+            annotation = typing.get_type_hints(base)[name]
+        if not attrs.has(annotation):
+            raise DeclarationError(
+                f"{cls.__name__}.{name} is annotated {annotation!r}, which is no attrs class"
+            )
+        return typing.cast("type[Any]", annotation)
+    return Empty
+
+
+def _answerers(cls: type[Device]) -> dict[str, Answerer]:
+    answerers = {name: _answerer(cls, region) for name, region in cls.regions.items()}
+    for register in cls.declared.values():
+        region = register.region or _only_region(cls, register)
+        answerer = answerers.get(region.name)
+        if not isinstance(answerer, RegisterAnswerer) or answerer.region is not region:
+            raise DeclarationError(
+                f"{register.name}: region {region.name} is answered by hooks, or not this device's"
+            )
+        answerer.add(register)
+    return answerers
+
+
+def _answerer(cls: type[Device], region: Region) -> Answerer:
+    if region.reader and region.writer:
+        return HookAnswerer(region.reader, region.writer)
+    if region.reader or region.writer:
+        raise DeclarationError(f"region {region.name} has one of on_read and on_write; it needs both")
+    if region.name == "main" and cls.read is not Device.read and cls.write is not Device.write:
+        return HookAnswerer("read", "write")
+    return RegisterAnswerer(region)
+
+
+def _only_region(cls: type[Device], register: Register) -> Region:
+    if len(cls.regions) != 1:
+        raise DeclarationError(f"{register.name} must name its region: {cls.__name__} has {len(cls.regions)}")
+    return next(iter(cls.regions.values()))

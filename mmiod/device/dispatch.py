@@ -1,0 +1,138 @@
+"""From an access within a region to the registers it covers.
+
+Built once per class and region.  An access is taken apart at register boundaries, low
+to high; every register that it touches is read or written once, as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from attrs import define, field
+
+from mmiod.device.faces import PENDING, Pending
+from mmiod.errors import DeclarationError
+from mmiod.values import READ, WRITE, Direction, ones
+
+if TYPE_CHECKING:
+    from mmiod.device.declarations import Region
+    from mmiod.device.device import Device
+    from mmiod.device.registers import Register
+
+
+_PART: Final = 1
+"""The size by which an access that is taken apart asks: it meets no `whole` register."""
+
+
+class Answerer(Protocol):
+    """What answers the accesses of one region; `offset` and `size` are within it."""
+
+    def read(self, device: Device, offset: int, size: int) -> int | Pending: ...
+    def write(self, device: Device, offset: int, size: int, value: int) -> Pending | None: ...
+    def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Register | None:
+        """The register that an access at `offset` meets first, for the record; 0 is any size."""
+
+
+@define
+class HookAnswerer:
+    """A region that two methods of the device answer, by their names."""
+
+    reader: str
+    writer: str
+
+    def read(self, device: Device, offset: int, size: int) -> int | Pending:
+        """Call the device's method."""
+        answer: int | Pending = getattr(device, self.reader)(offset, size)
+        return answer
+
+    def write(self, device: Device, offset: int, size: int, value: int) -> Pending | None:
+        """Call the device's method."""
+        answer: Pending | None = getattr(device, self.writer)(offset, size, value)
+        return answer
+
+    def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Register | None:  # noqa: ARG002
+        """A region without registers has no names."""
+        return None
+
+
+@define
+class RegisterAnswerer:
+    """A region of declared registers; `reads` and `writes` hold the candidates per byte."""
+
+    region: Region
+    reads: dict[int, tuple[Register, ...]] = field(factory=dict)
+    writes: dict[int, tuple[Register, ...]] = field(factory=dict)
+
+    def add(self, register: Register) -> None:
+        """Enter a register; two that claim a byte in one direction need banks."""
+        if register.end > self.region.length:
+            raise DeclarationError(
+                f"{register.name} at {register.offset:#x}..{register.end - 1:#x} is outside region "
+                f"{self.region.name} of {self.region.length:#x} bytes"
+            )
+        for direction, table in ((READ, self.reads), (WRITE, self.writes)):
+            if not register.allows(direction):
+                continue
+            for offset in range(register.offset, register.end):
+                others = table.get(offset, ())
+                _refuse_clash(register, others, direction)
+                table[offset] = tuple(sorted((*others, register), key=lambda known: not known.whole))
+
+    def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Register | None:
+        """The register that an access meets first, in the bank that is selected now; 0 is any size."""
+        for register in (self.writes if direction else self.reads).get(offset, ()):
+            if register.whole and (offset != register.offset or size not in {0, register.size}):
+                continue
+            if register.when is None or register.when(device):
+                return register
+        return None
+
+    def read(self, device: Device, offset: int, size: int) -> int | Pending:
+        """Compose a read from the registers it covers."""
+        register = self.at(device, offset, READ, size)
+        if register is not None and register.offset == offset and register.size == size:
+            return register.guest_read(device)
+        value, position, end = 0, offset, offset + size
+        while position < end:
+            register = self.at(device, position, READ, _PART)
+            if register is None:
+                part, taken = self.region.hole, 1
+            else:
+                taken = min(register.end, end) - position
+                whole = register.guest_read(device)
+                if whole is PENDING:
+                    raise TypeError(f"{register.name} answered PENDING to a read of a part of it")
+                part = whole >> 8 * (position - register.offset) & ones(taken)
+            value |= part << 8 * (position - offset)
+            position += taken
+        return value
+
+    def write(self, device: Device, offset: int, size: int, value: int) -> Pending | None:
+        """Spread a write over the registers it covers."""
+        register = self.at(device, offset, WRITE, size)
+        if register is not None and register.offset == offset and register.size == size:
+            return register.guest_write(device, value, ones(size))
+        answer, position, end = None, offset, offset + size
+        while position < end:
+            register = self.at(device, position, WRITE, _PART)
+            if register is None:
+                position += 1
+                continue
+            taken = min(register.end, end) - position
+            shift = 8 * (position - register.offset)
+            part = value >> 8 * (position - offset) & ones(taken)
+            answer = register.guest_write(device, part << shift, ones(taken) << shift)
+            position += taken
+            if answer is PENDING and position < end:
+                raise TypeError(f"{register.name} answered PENDING to a write that goes on behind it")
+        return answer
+
+
+def _refuse_clash(register: Register, others: Iterable[Register], direction: Direction) -> None:
+    for other in others:
+        if other.whole == register.whole and (other.when is None or register.when is None):
+            raise DeclarationError(
+                f"{register.name} and {other.name} both claim {direction.name.lower()}s at offset "
+                f"{max(register.offset, other.offset):#x}; give both a bank (when=) or move one"
+            )

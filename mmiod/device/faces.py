@@ -1,0 +1,109 @@
+"""What a device sees of the machine around it.
+
+A hook may call any of these at any time; none of them waits and none of them calls
+back into the device before the hook has returned, except the bus (an access to
+another device runs at once) and an interrupt line wired back to the device itself.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from mmiod.device.declarations import Region
+    from mmiod.values import Space
+
+
+class Pending(enum.Enum):
+    """The type of `PENDING`."""
+
+    PENDING = "PENDING"
+
+
+PENDING: Final = Pending.PENDING
+"""A hook's answer "not yet": the access waits until the device calls `complete`."""
+
+
+class Request(enum.IntEnum):
+    """What a device can ask of the hypervisor."""
+
+    SHUTDOWN = 1
+    RESET = 2
+    NMI = 3
+    EXIT = 4
+
+
+class Clock(Protocol):
+    """The guest's clock: monotonic, stands while the VM is paused."""
+
+    @property
+    def now_ns(self) -> int:
+        """Guest time in ns since power-on."""
+
+    @property
+    def wall_s(self) -> int:
+        """Seconds since 1970 (UTC) that a real-time clock should show now.
+
+        It changes where `now_ns` passes a multiple of 10^9.
+        """
+
+
+class Memory(Protocol):
+    """Guest memory as the hypervisor mapped it; addresses are guest-physical."""
+
+    @property
+    def below_4g(self) -> int:
+        """End of the RAM that begins at 0 and stays below 4 GiB, bytes."""
+
+    @property
+    def above_4g(self) -> int:
+        """RAM from 4 GiB on, bytes."""
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """DMA read.  What is not RAM reads as ones."""
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """DMA write.  What is not RAM, or read-only, drops the bytes."""
+
+
+class Bus(Protocol):
+    """The VM's address spaces, for devices that are bridges."""
+
+    def read(self, space: Space, address: int, size: int) -> int:
+        """Read `size` bytes as a vCPU would; what nobody claims reads as its range says."""
+
+    def write(self, space: Space, address: int, size: int, value: int) -> None:
+        """Write `size` bytes as a vCPU would."""
+
+
+class Context(Protocol):
+    """The machine's side of one device."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def memory(self) -> Memory: ...
+    @property
+    def bus(self) -> Bus: ...
+
+    def notify(self, event: str, **fields: object) -> None:
+        """Report an event of the device: a constant name, `noun_past_verb`, and its facts."""
+
+    def request(self, kind: Request, value: int = 0) -> None:
+        """Ask the hypervisor to shut down, reset, ...; `value` is an exit code."""
+
+    def place(self, region: Region, space: Space, base: int | None) -> None:
+        """Move a region that the guest places (a BAR); None takes it off the map."""
+
+    def set_level(self, line: str, level: bool) -> None:
+        """Drive an output line; called by `Line` on changes only."""
+
+    def arm(self, timer: str, deadline_ns: int | None) -> None:
+        """Set or cancel a timer; called by `Alarm`."""
+
+    def send(self, backend: str, data: bytes) -> None:
+        """Hand bytes to a backend; called by `Channel`."""
+
+    def complete(self, value: int) -> None:
+        """Answer the access for which a hook returned `PENDING`."""

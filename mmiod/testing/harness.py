@@ -1,0 +1,212 @@
+"""Drive one device model without a daemon: fake clock, lines, memory, bus and backends.
+
+    uart = Harness(Uart16550)
+    uart.write("thr", 0x41)             # by register name (its bank must be selected)
+    uart.read_at(5)                     # or by offset within a region
+    uart.levels["irq"]                  # output lines
+    uart.advance(1_000_000)             # guest time in ns; due timers fire in order
+
+Accesses go straight to the device's answerers: sizes are the caller's business here,
+the bus's size rules are the machine's.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from attrs import define, field
+
+from mmiod.device import Device, Pending, Region, Register, Request
+from mmiod.values import READ, WRITE, Direction, Space, ones
+
+AnyDevice = TypeVar("AnyDevice", bound=Device)
+
+WALL_START_S = 1_700_000_000
+"""2023-11-14 22:13:20 UTC: what `clock.wall_s` shows at guest time 0."""
+
+
+@define
+class FakeClock:
+    """A clock that moves when told to."""
+
+    now_ns: int = 0
+
+    @property
+    def wall_s(self) -> int:
+        """Seconds since 1970, `WALL_START_S` at guest time 0."""
+        return WALL_START_S + self.now_ns // 1_000_000_000
+
+
+@define
+class FakeMemory:
+    """RAM from 0 in one piece."""
+
+    ram: bytearray = field(factory=lambda: bytearray(1 << 20))
+    above_4g: int = 0
+
+    @property
+    def below_4g(self) -> int:
+        """Bytes of RAM."""
+        return len(self.ram)
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """Bytes of RAM; ones outside."""
+        inside = bytes(self.ram[gpa : gpa + length])
+        return inside + b"\xff" * (length - len(inside))
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Store what is inside."""
+        end = min(gpa + len(data), len(self.ram))
+        if gpa < end:
+            self.ram[gpa:end] = data[: end - gpa]
+
+
+@define
+class FakeBus:
+    """An address space of byte cells that reads ones where nothing was written."""
+
+    cells: dict[tuple[Space, int], int] = field(factory=dict)
+    accesses: list[tuple[Space, Direction, int, int, int]] = field(factory=list)
+
+    def read(self, space: Space, address: int, size: int) -> int:
+        """Compose a read from cells."""
+        value = sum(self.cells.get((space, address + n), 0xFF) << 8 * n for n in range(size))
+        self.accesses.append((space, READ, address, size, value))
+        return value
+
+    def write(self, space: Space, address: int, size: int, value: int) -> None:
+        """Spread a write over cells."""
+        self.accesses.append((space, WRITE, address, size, value))
+        for n in range(size):
+            self.cells[space, address + n] = value >> 8 * n & 0xFF
+
+
+@define
+class FakeContext:
+    """Keeps what the device does to the outside, in order of time where it matters."""
+
+    clock: FakeClock = field(factory=FakeClock)
+    memory: FakeMemory = field(factory=FakeMemory)
+    bus: FakeBus = field(factory=FakeBus)
+    events: list[tuple[str, dict[str, object]]] = field(factory=list)
+    requests: list[tuple[Request, int]] = field(factory=list)
+    placed: dict[str, tuple[Space, int | None]] = field(factory=dict)
+    edges: list[tuple[str, bool]] = field(factory=list)
+    deadlines: dict[str, int] = field(factory=dict)
+    sent: dict[str, bytearray] = field(factory=dict)
+    completed: list[int] = field(factory=list)
+
+    def notify(self, event: str, **fields: object) -> None:  # noqa: D102
+        self.events.append((event, fields))
+
+    def request(self, kind: Request, value: int = 0) -> None:  # noqa: D102
+        self.requests.append((kind, value))
+
+    def place(self, region: Region, space: Space, base: int | None) -> None:  # noqa: D102
+        self.placed[region.name] = (space, base)
+
+    def set_level(self, line: str, level: bool) -> None:  # noqa: D102
+        self.edges.append((line, level))
+
+    def arm(self, timer: str, deadline_ns: int | None) -> None:  # noqa: D102
+        self.deadlines.pop(timer, None)
+        if deadline_ns is not None:
+            self.deadlines[timer] = deadline_ns
+
+    def send(self, backend: str, data: bytes) -> None:  # noqa: D102
+        self.sent.setdefault(backend, bytearray()).extend(data)
+
+    def complete(self, value: int) -> None:  # noqa: D102
+        self.completed.append(value)
+
+
+class Harness(Generic[AnyDevice]):
+    """One device, reset, with everything around it faked."""
+
+    def __init__(self, plugin: type[AnyDevice], config: object | None = None) -> None:
+        """Make and reset the device."""
+        self.context = FakeContext()
+        self.device = plugin(self.context, config)
+        self.device.reset()
+
+    @property
+    def levels(self) -> dict[str, bool]:
+        """Output lines by name."""
+        return {name: line.level for name, line in self.device.lines.items()}
+
+    def read_at(self, offset: int, size: int = 1, region: str | None = None) -> int:
+        """A guest's read; a device that answers `PENDING` is not for this method."""
+        value = self.device.answerers[self._region(region)].read(self.device, offset, size)
+        if isinstance(value, Pending):
+            raise TypeError(f"PENDING at {offset:#x}")
+        if not 0 <= value <= ones(size):
+            raise ValueError(f"read of {size} bytes at {offset:#x} gave {value:#x}")
+        return value
+
+    def write_at(self, offset: int, value: int, size: int = 1, region: str | None = None) -> None:
+        """A guest's write."""
+        self.device.answerers[self._region(region)].write(self.device, offset, size, value)
+
+    def read(self, register: str) -> int:
+        """A guest's read of a whole register, by name."""
+        found = self._register(register, READ)
+        return self.read_at(found.offset, found.size, self._home(found))
+
+    def write(self, register: str, value: int) -> None:
+        """A guest's write of a whole register, by name."""
+        found = self._register(register, WRITE)
+        self.write_at(found.offset, value, found.size, self._home(found))
+
+    def drive(self, line: str, level: bool) -> None:
+        """Change an input line."""
+        inputs = {
+            name: declared for declared in self.device.input_lines.values() for name in declared.names()
+        }
+        if self.device.inputs[line] != level:
+            inputs[line].deliver(self.device, line, level)
+
+    def acknowledge(self, line: str) -> int:
+        """INTA for an output line: the vector."""
+        output = self.device.outputs[line]
+        vector: int = getattr(self.device, output.acknowledge)()  # type: ignore[union-attr, arg-type]
+        return vector
+
+    def receive(self, stream: str, data: bytes) -> None:
+        """Bytes arrive from the backend."""
+        getattr(self.device, self.device.streams[stream].receive)(data)  # type: ignore[arg-type]
+
+    def sent(self, stream: str) -> bytes:
+        """What went to the backend so far."""
+        return bytes(self.context.sent.get(stream, b""))
+
+    def advance(self, ns: int) -> None:
+        """Let guest time pass; timers due on the way fire at their deadline."""
+        end = self.context.clock.now_ns + ns
+        while self.context.deadlines:
+            name, deadline = min(self.context.deadlines.items(), key=lambda item: item[1])
+            if deadline > end:
+                break
+            self.context.clock.now_ns = max(self.context.clock.now_ns, deadline)
+            del self.context.deadlines[name]
+            self.device.alarms[name].deadline_ns = None
+            getattr(self.device, self.device.timers[name].fire)()  # type: ignore[arg-type]
+        self.context.clock.now_ns = end
+
+    def _region(self, name: str | None) -> str:
+        if name is not None:
+            return name
+        if len(self.device.regions) != 1:
+            raise ValueError(f"name one of the regions {', '.join(self.device.regions)}")
+        return next(iter(self.device.regions))
+
+    def _register(self, name: str, direction: Direction) -> Register:
+        register = self.device.declared[name]
+        found = self.device.answerers[self._home(register)].at(self.device, register.offset, direction)
+        if found is not register:
+            raise ValueError(
+                f"{name} is not selected now; {found.name if found else 'nothing'} is at its offset"
+            )
+        return register
+
+    def _home(self, register: Register) -> str:
+        return register.region.name if register.region else self._region(None)
