@@ -1,0 +1,1 @@
+"""One VM, synchronous: the same code serves production, tests, oracle runs and replay."""

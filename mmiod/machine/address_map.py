@@ -1,0 +1,149 @@
+"""Who answers an address: an immutable table of ranges for one address space.
+
+A table covers the whole space: what no device claims is a range too, with a policy.
+Regions that the machine file places may not overlap each other; regions that the guest
+places (BARs) may overlap anything, and lose to what the machine file placed, else to
+the one that was there first, as a guest's mistake must not take the machine down.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field, frozen
+
+from mmiod.errors import MachineError
+from mmiod.values import Space
+
+if TYPE_CHECKING:
+    from mmiod.machine.host import Host
+
+
+class Policy(enum.IntEnum):
+    """What an access gets that no device claims."""
+
+    ONES = 1
+    ZEROS = 2
+    IGNORE = 3
+    """As ones, and not worth an event: the range is known to be probed."""
+    FORWARD = 4
+    """The hypervisor answers."""
+
+
+LENGTHS: Final = {
+    Space.MMIO: 1 << 64,
+    Space.PIO: 1 << 16,
+    Space.PCI_CONFIG: 1 << 28,
+    Space.MSR: 1 << 32,
+}
+
+
+@frozen(eq=False)
+class Claim:
+    """`length` bytes from `base` belong to `region` of `host`; `fixed` if the machine file said so."""
+
+    host: Host
+    region: str
+    base: int
+    length: int
+    fixed: bool = True
+
+    @property
+    def end(self) -> int:
+        """First address behind."""
+        return self.base + self.length
+
+    def __str__(self) -> str:
+        return f"{self.host.name}.{self.region} at {self.base:#x}..{self.end - 1:#x}"
+
+
+@frozen
+class Unclaimed:
+    """`length` bytes from `base` follow `policy` where no device is."""
+
+    base: int
+    length: int
+    policy: Policy
+
+
+@define(eq=False)
+class Range:
+    """A stretch of a space with one answer: a claim's, or a policy's if `claim` is None.
+
+    `hits` counts accesses that met a policy.
+    """
+
+    space: Space
+    start: int
+    end: int
+    claim: Claim | None
+    policy: Policy
+    hits: int = 0
+
+    @property
+    def forwards(self) -> bool:
+        """Whether the hypervisor answers here."""
+        return self.claim is None and self.policy == Policy.FORWARD
+
+
+@define(eq=False)
+class AddressMap:
+    """The ranges of one space, ascending, without a hole."""
+
+    space: Space
+    ranges: Sequence[Range]
+    starts: list[int] = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Index the ranges."""
+        self.starts = [found.start for found in self.ranges]
+
+    def find(self, address: int) -> Range:
+        """The range that holds `address`."""
+        return self.ranges[bisect_right(self.starts, address) - 1]
+
+
+def build(space: Space, claims: Iterable[Claim], unclaimed: Iterable[Unclaimed] = ()) -> AddressMap:
+    """Make a table.
+
+    Raises:
+        MachineError: a claim leaves the space, or two fixed claims overlap.
+    """
+    ordered = sorted(claims, key=lambda claim: not claim.fixed)
+    policies = list(unclaimed)
+    _check(space, ordered)
+    edges = {0, LENGTHS[space]}
+    for claim in ordered:
+        edges.update((claim.base, min(claim.end, LENGTHS[space])))
+    for known in policies:
+        edges.update((known.base, min(known.base + known.length, LENGTHS[space])))
+    ranges: list[Range] = []
+    corners = sorted(edges)
+    for start, end in pairwise(corners):
+        owner = next((claim for claim in ordered if claim.base <= start < claim.end), None)
+        policy = next(
+            (known.policy for known in policies if known.base <= start < known.base + known.length),
+            Policy.ONES,
+        )
+        last = ranges[-1] if ranges else None
+        if last is not None and last.claim is owner and (owner is not None or last.policy == policy):
+            last.end = end
+        else:
+            ranges.append(Range(space, start, end, owner, policy))
+    return AddressMap(space, ranges)
+
+
+def _check(space: Space, claims: Iterable[Claim]) -> None:
+    fixed: list[Claim] = []
+    for claim in claims:
+        if claim.fixed and not 0 <= claim.base < claim.end <= LENGTHS[space]:
+            raise MachineError(f"{claim} leaves {space.name}, which ends at {LENGTHS[space] - 1:#x}")
+        for other in fixed:
+            if claim.fixed and claim.base < other.end and other.base < claim.end:
+                raise MachineError(f"{claim} overlaps {other} in {space.name}")
+        if claim.fixed:
+            fixed.append(claim)

@@ -1,0 +1,129 @@
+"""Guest time and the timers on it.
+
+Real time runs with a monotonic source and stands while the VM is paused.  Virtual time
+stands still by itself: every exit brings it forward, so that two runs are equal.
+Timers fire in the order of deadline, then of arming, from `fire_due` only: never
+inside another hook.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import Final
+
+from attrs import define, field
+
+NS_PER_S: Final = 1_000_000_000
+NEVER: Final = (1 << 64) - 1
+"""The deadline of no timer."""
+VIRTUAL_WALL_START_S: Final = 1_767_225_600
+"""2026-01-01 00:00:00 UTC: what a real-time clock shows at power-on in virtual time."""
+
+Fire = Callable[[], None]
+
+
+@define(eq=False)
+class MachineClock:
+    """One VM's clock.
+
+    `monotonic` gives host ns and must not go back; `wall` gives seconds since 1970.
+    """
+
+    monotonic: Callable[[], int]
+    wall: Callable[[], float]
+    virtual: bool = False
+    armed: dict[tuple[str, str], tuple[int, int, Fire]] = field(factory=dict)
+    on_change: Callable[[], None] | None = None
+    """Called when the next deadline may have moved nearer."""
+    _queue: list[tuple[int, int, tuple[str, str]]] = field(factory=list)
+    _numbers: itertools.count[int] = field(factory=itertools.count)
+    _origin: int = 0
+    _stands_at: int | None = 0
+    _wall_start_s: int = 0
+
+    @property
+    def now_ns(self) -> int:
+        """Guest time in ns since power-on."""
+        if self._stands_at is not None:
+            return self._stands_at
+        return self.monotonic() - self._origin
+
+    @property
+    def wall_s(self) -> int:
+        """Seconds since 1970 for a real-time clock: follows guest time, second by second."""
+        return self._wall_start_s + self.now_ns // NS_PER_S
+
+    def power_on(self, *, virtual: bool) -> None:
+        """Begin at 0, with no timer armed; a virtual clock also begins at a fixed wall time."""
+        self.virtual = virtual
+        self.armed.clear()
+        self._queue.clear()
+        self._stands_at = 0
+        self._wall_start_s = VIRTUAL_WALL_START_S if virtual else int(self.wall())
+        if not virtual:
+            self.go()
+
+    def stop(self) -> None:
+        """Stand still (PAUSE)."""
+        self._stands_at = self.now_ns
+
+    def go(self) -> None:
+        """Run again from where it stands (RESUME); a virtual clock has nothing to do."""
+        if self._stands_at is not None and not self.virtual:
+            self._origin = self.monotonic() - self._stands_at
+            self._stands_at = None
+            if self.on_change is not None:
+                self.on_change()
+
+    @property
+    def runs(self) -> bool:
+        """Whether time passes by itself."""
+        return self._stands_at is None
+
+    def advance_to(self, guest_ns: int) -> None:
+        """Bring a virtual clock forward; every timer on the way fires at its own time.
+
+        Time never goes back.  Timers that keep setting themselves are the caller's to
+        bound, by the distance.
+        """
+        if not self.virtual or self._stands_at is None:
+            return
+        while self.deadline_ns <= guest_ns:
+            self._stands_at = max(self._stands_at, self.deadline_ns)
+            self.fire_due()
+        self._stands_at = max(self._stands_at, guest_ns)
+
+    def arm(self, owner: str, timer: str, deadline_ns: int | None, fire: Fire) -> None:
+        """Set or cancel the timer `timer` of the device `owner`."""
+        key = (owner, timer)
+        self.armed.pop(key, None)
+        if deadline_ns is None:
+            return
+        number = next(self._numbers)
+        self.armed[key] = (deadline_ns, number, fire)
+        heapq.heappush(self._queue, (deadline_ns, number, key))
+        if self.on_change is not None:
+            self.on_change()
+
+    @property
+    def deadline_ns(self) -> int:
+        """When the next timer is due, `NEVER` if none is armed."""
+        while self._queue:
+            deadline, number, key = self._queue[0]
+            known = self.armed.get(key)
+            if known is not None and known[1] == number:
+                return deadline
+            heapq.heappop(self._queue)
+        return NEVER
+
+    def fire_due(self, limit: int = 1024) -> int:
+        """Fire what is due now, at most `limit` timers; return how many fired."""
+        fired = 0
+        while fired < limit and self.deadline_ns <= self.now_ns:
+            _, _, key = heapq.heappop(self._queue)
+            _, _, fire = self.armed.pop(key)
+            fire()
+            fired += 1
+        return fired

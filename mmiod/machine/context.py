@@ -1,0 +1,65 @@
+"""The machine's side of one device: what a hook's calls become."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from attrs import define
+
+from mmiod.device import Region, Request
+from mmiod.machine.clock import MachineClock
+from mmiod.machine.memory import GuestMemory
+from mmiod.values import Space
+
+if TYPE_CHECKING:
+    from mmiod.machine.machine import Machine
+
+
+@define(eq=False)
+class DeviceContext:
+    """The machine's side of one device."""
+
+    machine: Machine
+    device: str
+
+    @property
+    def clock(self) -> MachineClock:  # noqa: D102
+        return self.machine.clock
+
+    @property
+    def memory(self) -> GuestMemory:  # noqa: D102
+        return self.machine.memory
+
+    @property
+    def bus(self) -> Machine:  # noqa: D102
+        return self.machine
+
+    def notify(self, event: str, **fields: object) -> None:  # noqa: D102
+        self.machine.notify(event, device=self.device, **fields)
+
+    def request(self, kind: Request, value: int = 0) -> None:  # noqa: D102
+        self.machine.notify(
+            "hypervisor_requested", device=self.device, request=kind.name.lower(), value=value
+        )
+        self.machine.outlet.request(kind, value)
+
+    def place(self, region: Region, space: Space, base: int | None) -> None:  # noqa: D102
+        self.machine.place(self.device, region, space, base)
+
+    def set_level(self, line: str, level: bool) -> None:  # noqa: D102
+        self.machine.wires.drive(f"{self.device}.{line}", level)
+
+    def arm(self, timer: str, deadline_ns: int | None) -> None:  # noqa: D102
+        fire = partial(self.machine.hosts[self.device].fire, timer)
+        self.machine.clock.arm(self.device, timer, deadline_ns, fire)
+
+    def send(self, backend: str, data: bytes) -> None:  # noqa: D102
+        self.machine.backends.get((self.device, backend), _drop)(data)
+
+    def complete(self, value: int) -> None:  # noqa: D102
+        self.machine.settle(self.machine.hosts[self.device], value)
+
+
+def _drop(_data: bytes) -> None:
+    """A stream that the machine file gives no backend."""

@@ -1,0 +1,53 @@
+"""What a machine consists of: the contents of a machine file, structured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+from mmiod.machine.address_map import Policy
+from mmiod.values import Space
+
+
+@frozen
+class Placement:
+    """Where a region begins."""
+
+    space: Space
+    base: int
+
+
+@frozen
+class DeviceDescription:
+    """One device: its plugin, where its regions are, its own configuration.
+
+    `at` maps region names to places, `slot` ("00:03.0") is a PCI function's, `config` is
+    structured into the plugin's configuration class, `streams` name backends.
+    """
+
+    plugin: str
+    at: Mapping[str, Placement] = field(factory=dict)
+    slot: int | None = None
+    """Bus, device and function as an offset into PCI configuration space."""
+    config: Mapping[str, object] = field(factory=dict)
+    streams: Mapping[str, str] = field(factory=dict)
+
+
+@frozen
+class UnclaimedDescription:
+    """What accesses get where no device is."""
+
+    space: Space
+    base: int
+    length: int
+    policy: Policy
+
+
+@frozen
+class MachineDescription:
+    """All devices of a VM, how their lines are wired, and the rest of its address spaces."""
+
+    devices: Mapping[str, DeviceDescription]
+    wires: Mapping[str, str] = field(factory=dict)
+    unclaimed: tuple[UnclaimedDescription, ...] = ()
