@@ -1,0 +1,1 @@
+"""Attachments: a protocol's session joined to a machine."""

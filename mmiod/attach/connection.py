@@ -1,0 +1,183 @@
+"""One SOCK_SEQPACKET connection: datagrams and descriptors in and out, never waiting.
+
+What goes wrong on the socket ends the connection and nothing else.  Descriptors are
+closed on every path on which nobody takes them over.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from attrs import define, field
+
+from mmiod.core.pump import READABLE, WRITABLE, Pump
+from mmiod.errors import ProtocolError
+from mmiod.protocol.exit import MAX_MESSAGE, NUMBERS, Offer, Session
+
+MESSAGES_PER_TURN: Final = 8
+"""Taken from one connection before the others get their turn."""
+MAX_QUEUED: Final = 256
+"""Messages that a client may leave unread."""
+MAX_DESCRIPTORS: Final = 253
+"""The kernel's SCM_MAX_FD."""
+_ANCILLARY: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_SEND: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_PEER: Final = struct.Struct("3i")
+
+Receive = Callable[["Connection", bytes, list[int]], None]
+Closed = Callable[["Connection", str], None]
+
+
+@define(eq=False)
+class Connection:
+    """A client's connection.
+
+    `receive` gets each datagram with its descriptors and owns them; it may raise
+    `ProtocolError`.  `closed` is called once, with the reason.
+    """
+
+    sock: socket.socket
+    pump: Pump
+    session: Session
+    receive: Receive
+    closed: Closed
+    peer: tuple[int, int, int] = field(init=False)
+    """pid, uid and gid of who connected."""
+    _queue: deque[bytes] = field(factory=deque)
+    _buffer: bytearray = field(factory=lambda: bytearray(MAX_MESSAGE + 1))
+    _open: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        """Read the peer's credentials and begin to listen."""
+        self.sock.setblocking(False)
+        credentials = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        self.peer = _PEER.unpack(credentials)
+        self.pump.register(self.sock.fileno(), self._ready)
+
+    @classmethod
+    def accept(
+        cls, accepted: socket.socket, pump: Pump, offer: Offer, receive: Receive, closed: Closed
+    ) -> Connection:
+        """Take an accepted socket over."""
+        return cls(accepted, pump, Session(offer), receive, closed)
+
+    @property
+    def open(self) -> bool:
+        """Whether anything can still be sent."""
+        return self._open
+
+    def send(self, data: bytes) -> None:
+        """Send a datagram, or queue it; a client that reads nothing is disconnected."""
+        if not self._open:
+            return
+        if self._queue:
+            self._enqueue(data)
+            return
+        try:
+            self.sock.send(data, _SEND)
+        except BlockingIOError:
+            self._enqueue(data)
+        except OSError as error:
+            self.close(f"send: {error}")
+
+    def refuse(self, error: ProtocolError) -> None:
+        """Tell the client what was wrong; after a fatal error the connection closes."""
+        self.send(self.session.refuse(error))
+        if error.fatal:
+            self.close(str(error))
+
+    def close(self, reason: str) -> None:
+        """End the connection."""
+        if self._open:
+            self._open = False
+            self.pump.unregister(self.sock.fileno())
+            self.sock.close()
+            self.closed(self, reason)
+
+    def _enqueue(self, data: bytes) -> None:
+        if len(self._queue) >= MAX_QUEUED:
+            self.close(f"the client left {MAX_QUEUED} messages unread")
+            return
+        self._queue.append(data)
+        self.pump.watch(self.sock.fileno(), READABLE | WRITABLE)
+
+    def _ready(self, events: int) -> None:
+        if events & WRITABLE:
+            self._flush()
+        for _ in range(MESSAGES_PER_TURN):
+            if not self._open or not self._take_one():
+                return
+
+    def _flush(self) -> None:
+        while self._open and self._queue:
+            try:
+                self.sock.send(self._queue[0], _SEND)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.close(f"send: {error}")
+                return
+            self._queue.popleft()
+        if self._open:
+            self.pump.watch(self.sock.fileno(), READABLE)
+
+    def _take_one(self) -> bool:
+        """Receive and handle one datagram; whether there may be more."""
+        try:
+            length, descriptors, flags = self._receive()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.close(f"receive: {error}")
+            return False
+        if not length:
+            _close(descriptors)
+            self.close("the client closed the connection")
+            return False
+        try:
+            _check_whole(flags, length)
+        except ProtocolError as error:
+            _close(descriptors)
+            self.refuse(error)
+            return self._open
+        try:
+            self.receive(self, bytes(self._buffer[:length]), descriptors)
+        except ProtocolError as error:
+            self.refuse(error)
+        return self._open
+
+    def _receive(self) -> tuple[int, list[int], int]:
+        try:
+            return self._receive_once()
+        except ConnectionResetError:
+            # The peer died with unread messages of ours; what it sent before is still there.
+            return self._receive_once()
+
+    def _receive_once(self) -> tuple[int, list[int], int]:
+        length, ancillary, flags, _ = self.sock.recvmsg_into([self._buffer], _ANCILLARY, _FLAGS)
+        descriptors = array.array("i")
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        return length, descriptors.tolist(), flags
+
+
+def _check_whole(flags: int, length: int) -> None:
+    if flags & socket.MSG_TRUNC or length > MAX_MESSAGE:
+        reason = f"a message has at most {MAX_MESSAGE} bytes"
+        raise ProtocolError(NUMBERS["error"]["MALFORMED"], "header.size", length, reason)
+    if flags & socket.MSG_CTRUNC:
+        reason = "descriptors were lost: too many of them, or this daemon's limit is reached"
+        raise ProtocolError(NUMBERS["error"]["DESCRIPTOR"], "descriptors", 0, reason)
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

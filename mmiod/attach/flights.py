@@ -1,0 +1,244 @@
+"""The exits of one session that are under way: started, held up by devices, completed.
+
+Per vCPU things happen in the order in which they came: one exit at a time, and behind
+a posted write that a device holds up everything later waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from time import monotonic_ns
+from typing import Final
+
+from attrs import define, field
+
+from mmiod.attach.connection import Connection
+from mmiod.core.pump import Pump
+from mmiod.core.run import Platform, Run, run
+from mmiod.errors import ProtocolError
+from mmiod.machine.clock import NEVER
+from mmiod.machine.host import Host
+from mmiod.machine.machine import Machine
+from mmiod.protocol.exit import NUMBERS, Ledger, PostedWrite, encode_completion
+from mmiod.values import (
+    AcknowledgeExit,
+    Completion,
+    DecodedExit,
+    Exit,
+    HaltExit,
+    RawExit,
+    TickExit,
+    Unsupported,
+    Values,
+)
+
+MAX_BACKLOG: Final = 256
+"""Posted writes of one vCPU that may wait behind one that a device holds up."""
+TIMERS_PER_TURN: Final = 1000
+"""Timers that a halted VM in virtual time fires before others get their turn."""
+NO_VECTOR: Final = 0xFF
+"""What an acknowledge cycle reads if no interrupt controller answers it."""
+
+
+@define(eq=False)
+class Flight:
+    """One exit, or one posted write, between its arrival and its completion."""
+
+    vcpu: int
+    sequence: int
+    exit: Exit
+    reply_to: Connection | None
+    """None for a posted write."""
+    run: Run | None = None
+    waits_for: Host | None = None
+    since_ns: int = field(factory=monotonic_ns)
+    dropped: bool = False
+
+
+@define(eq=False)
+class Totals:
+    """What happened since power-on."""
+
+    exits: dict[str, int] = field(factory=dict)
+    completions: dict[str, int] = field(factory=dict)
+    unsupported: dict[bytes, int] = field(factory=dict)
+    """By instruction bytes, at most `MAX_UNSUPPORTED` kinds."""
+
+    def count(self, exit_: Exit, completion: Completion) -> None:
+        """One exit is completed."""
+        for table, thing in ((self.exits, exit_), (self.completions, completion)):
+            name = type(thing).__name__
+            table[name] = table.get(name, 0) + 1
+        if isinstance(completion, Unsupported) and len(self.unsupported) < MAX_UNSUPPORTED:
+            self.unsupported[completion.code] = self.unsupported.get(completion.code, 0) + 1
+
+
+MAX_UNSUPPORTED: Final = 1024
+
+
+@define(eq=False)
+class Flights:
+    """All flights of a session."""
+
+    machine: Machine
+    pump: Pump
+    ledger: Ledger
+    platform: Platform
+    rep_bound: int
+    virtual: bool
+    """The client's exits drive the clock."""
+    current: dict[int, Flight] = field(factory=dict)
+    totals: Totals = field(factory=Totals)
+    _backlog: dict[int, deque[Flight]] = field(factory=dict)
+    _waiting: dict[Host, deque[Flight]] = field(factory=dict)
+    _seen: set[int] = field(factory=set)
+    """vCPUs that have run: the others wait to be started and do not keep a halt from ending."""
+
+    def exit(self, exit_: Exit, guest_ns: int, connection: Connection) -> None:
+        """A new exit has come."""
+        self._seen.add(exit_.vcpu)
+        self._pass_time(guest_ns)
+        self._queue(Flight(exit_.vcpu, exit_.sequence, exit_, connection))
+
+    def posted(self, write: PostedWrite) -> None:
+        """A posted write has come, to be applied."""
+        self._pass_time(write.guest_ns)
+        access = write.access
+        data = access.value.to_bytes(access.size, "little")
+        exit_ = DecodedExit(
+            write.vcpu, write.sequence, access.space, access.direction, access.address, access.size, data=data
+        )
+        self._queue(Flight(write.vcpu, write.sequence, exit_, None))
+
+    def redirect(self, vcpu: int, connection: Connection) -> None:
+        """A resend of the exit in flight: its completion goes where it came from."""
+        self.current[vcpu].reply_to = connection
+
+    def drop(self, vcpu: int | None) -> None:
+        """A reset of one vCPU or of all: what is under way has no completion."""
+        for flight in list(self._all()):
+            if vcpu is None or flight.vcpu == vcpu:
+                flight.dropped = True
+                self.current.pop(flight.vcpu, None)
+                self._backlog.pop(flight.vcpu, None)
+                self.ledger.drop(flight.vcpu)
+        if vcpu is None:
+            self._waiting.clear()  # the machine's reset made all devices forget what they owe
+
+    def drain(self) -> None:
+        """Go on with what devices have answered meanwhile."""
+        settled = self.machine.settled
+        while settled:
+            host, value = settled.pop(0)
+            queue = self._waiting.pop(host, deque())
+            owed = queue.popleft() if queue else None
+            if owed is not None and not owed.dropped:
+                self._resume(owed, value)
+            for flight in queue:
+                if not flight.dropped:
+                    self._resume(flight, None)
+
+    def interrupted(self, vcpu: int) -> None:
+        """An interrupt is pending now: a halt ends."""
+        flight = self.current.get(vcpu)
+        if flight is not None and isinstance(flight.exit, HaltExit):
+            self._finish(flight, Values())
+
+    def held_up(self) -> Iterator[Flight]:
+        """What waits for a device."""
+        return (flight for flight in self._all() if flight.waits_for is not None)
+
+    # --- under way -------------------------------------------------------------------------
+
+    def _pass_time(self, guest_ns: int) -> None:
+        if self.virtual:
+            self.machine.clock.advance_to(guest_ns)
+        else:
+            self.machine.clock.fire_due()
+        self.drain()
+
+    def _queue(self, flight: Flight) -> None:
+        if flight.vcpu not in self.current:
+            self._start(flight)
+            return
+        backlog = self._backlog.setdefault(flight.vcpu, deque())
+        if len(backlog) >= MAX_BACKLOG:
+            reason = f"{MAX_BACKLOG} posted writes wait behind one that a device holds up"
+            raise ProtocolError(NUMBERS["error"]["LIMIT"], "posted.exit.sequence", flight.sequence, reason)
+        backlog.append(flight)
+
+    def _start(self, flight: Flight) -> None:
+        self.current[flight.vcpu] = flight
+        exit_ = flight.exit
+        if isinstance(exit_, DecodedExit | RawExit):
+            flight.run = run(self.machine, exit_, self.platform, self.rep_bound)
+            self._resume(flight, None)
+            self.drain()
+        elif isinstance(exit_, HaltExit):
+            self._halt(flight)
+        elif isinstance(exit_, AcknowledgeExit):
+            vector = self.machine.acknowledge(flight.vcpu)
+            self._finish(flight, Values(bytes([NO_VECTOR if vector is None else vector])))
+        elif isinstance(exit_, TickExit):
+            self._finish(flight, Values())
+
+    def _resume(self, flight: Flight, value: int | None) -> None:
+        assert flight.run is not None
+        cause = self.machine.cause
+        cause.vcpu, cause.sequence = flight.vcpu, flight.sequence
+        cause.pc = flight.exit.state.rip if isinstance(flight.exit, RawExit) else -1
+        try:
+            flight.waits_for = flight.run.send(value)
+        except StopIteration as finished:
+            flight.waits_for = None
+            self._finish(flight, finished.value)
+        else:
+            self._waiting.setdefault(flight.waits_for, deque()).append(flight)
+        finally:
+            cause.vcpu, cause.sequence, cause.pc = -1, 0, -1
+
+    def _finish(self, flight: Flight, completion: Completion) -> None:
+        vcpu = flight.vcpu
+        self.totals.count(flight.exit, completion)
+        del self.current[vcpu]
+        if flight.reply_to is not None:
+            reply = encode_completion(
+                completion,
+                vcpu=vcpu,
+                sequence=flight.sequence,
+                posted=self.ledger.posted(vcpu),
+                interrupt=self.machine.interrupts.get(vcpu, False),
+                guest_ns=self.machine.clock.now_ns if self.virtual else 0,
+                deadline_ns=self.machine.clock.deadline_ns,
+            )
+            self.ledger.complete(vcpu, reply)
+            flight.reply_to.send(reply)
+        backlog = self._backlog.get(vcpu)
+        if backlog:
+            self._start(backlog.popleft())
+
+    def _halt(self, flight: Flight) -> None:
+        if self.machine.interrupts.get(flight.vcpu, False):
+            self._finish(flight, Values())
+        elif self.virtual:
+            self._skip_time()
+
+    def _skip_time(self) -> None:
+        """Nothing runs: virtual time goes to the next timer, until one interrupts a vCPU."""
+        clock = self.machine.clock
+        for _ in range(TIMERS_PER_TURN):
+            if not self._all_halted() or clock.deadline_ns == NEVER:
+                return
+            clock.advance_to(clock.deadline_ns)
+            self.drain()
+        self.pump.soon(self._skip_time)
+
+    def _all_halted(self) -> bool:
+        flights = [self.current.get(vcpu) for vcpu in self._seen]
+        return all(flight is not None and isinstance(flight.exit, HaltExit) for flight in flights)
+
+    def _all(self) -> Iterator[Flight]:
+        yield from self.current.values()
+        for backlog in self._backlog.values():
+            yield from backlog

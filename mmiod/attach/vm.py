@@ -1,0 +1,446 @@
+"""A VM's attachment: its exit sockets, who is connected, and the machine behind.
+
+A *session* begins with a HELLO without token and powers the machine on at its first
+exit.  It outlives its connections: a client that lost its connection comes back with
+the token within the grace period and goes on; without a token a new session begins,
+but only when nobody is connected.  One connection is the primary one (memory, resets,
+signals); further channels join by the token.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import structlog
+import trio
+from attrs import define, evolve, field
+
+from mmiod.attach.connection import Connection
+from mmiod.attach.flights import Flights
+from mmiod.core.pump import Pump
+from mmiod.core.run import Platform
+from mmiod.device import Request
+from mmiod.errors import MachineError, ProtocolError
+from mmiod.machine.address_map import LENGTHS
+from mmiod.machine.machine import Machine
+from mmiod.machine.memory import Slot, storage_of
+from mmiod.protocol.exit import (
+    NEW,
+    NEW_SESSION,
+    NUMBERS,
+    Admission,
+    Arrived,
+    Claim,
+    Eoi,
+    Hello,
+    Ledger,
+    Map,
+    Offer,
+    Pause,
+    PostedWrite,
+    QueryClaims,
+    Remap,
+    Reset,
+    Restore,
+    Resume,
+    Save,
+    Share,
+    ToDaemon,
+    Unmap,
+    check_continues,
+    replies,
+)
+from mmiod.values import ones
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+ERROR: Final = NUMBERS["error"]
+PAGE: Final = 4096
+MAX_CONNECTIONS: Final = 64
+"""Connections to one VM at once."""
+TOKEN_LENGTH: Final = len(NEW_SESSION)
+
+
+@define(eq=False)
+class SessionState:
+    """What outlives a connection."""
+
+    hello: Hello
+    token: bytes
+    ledger: Ledger
+    flights: Flights
+    powered_on: bool = False
+    wants_claims: bool = False
+    pause_serial: int | None = None
+    """Of a PAUSE that waits for exits to run out."""
+
+
+@define(eq=False)
+class VmAttachment:
+    """The exit protocol joined to one machine."""
+
+    machine: Machine
+    pump: Pump
+    offer: Offer
+    grace_s: float
+    """How long a session without connection waits for its client."""
+    session: SessionState | None = None
+    primary: Connection | None = None
+    connections: set[Connection] = field(factory=set)
+    log: FilteringBoundLogger = field(init=False)
+    _nursery: trio.Nursery | None = None
+    _expiry: trio.CancelScope | None = None
+    _listeners: list[socket.socket] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        """Become the machine's outlet."""
+        self.log = structlog.get_logger().bind(vm=self.machine.name)
+        self.machine.outlet = self
+        names = ["GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS"] + ["INTR"] * bool(
+            self.machine.interrupts
+        )
+        self.offer = evolve(self.offer, capabilities=sum(NUMBERS["capability"][name] for name in names))
+
+    def listen(self, listener: socket.socket) -> None:
+        """Take connections from a bound, listening socket."""
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        self.pump.register(listener.fileno(), partial(self._accept, listener))
+
+    async def run(self) -> None:
+        """Keep the machine's time, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await self._keep_time()
+
+    # --- connections -------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket, _events: int) -> None:
+        try:
+            accepted, _ = listener.accept()
+        except OSError as error:
+            self.log.warning("connection_not_accepted", error=str(error))
+            return
+        connection = Connection.accept(accepted, self.pump, self.offer, self._receive, self._closed)
+        self.connections.add(connection)
+        pid, uid, gid = connection.peer
+        self.log.debug("connection_opened", pid=pid, uid=uid, gid=gid)
+        if len(self.connections) > MAX_CONNECTIONS:
+            reason = f"at most {MAX_CONNECTIONS} connections to a VM"
+            connection.refuse(ProtocolError(ERROR["LIMIT"], "connections", len(self.connections), reason))
+
+    def _closed(self, connection: Connection, reason: str) -> None:
+        self.connections.discard(connection)
+        if connection is not self.primary:
+            self.log.debug("connection_closed", reason=reason)
+            return
+        self.primary = None
+        self.log.info("hypervisor_disconnected", reason=reason, grace_s=self.grace_s)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._expire, self.session)
+
+    async def _expire(self, session: SessionState | None) -> None:
+        with trio.CancelScope() as self._expiry:
+            await trio.sleep(self.grace_s)
+            if self.session is session:
+                self._end_session("the client did not come back")
+
+    def _end_session(self, reason: str, successor: Connection | None = None) -> None:
+        if self.session is None:
+            return
+        self.log.info("session_ended", reason=reason)
+        self.session.flights.drop(None)
+        self.session = None
+        for connection in list(self.connections):
+            if connection.session.hello is not None and connection is not successor:
+                connection.close(reason)
+        self.machine.reset()
+        self.machine.memory.clear()
+
+    # --- messages ------------------------------------------------------------------------------
+
+    def _receive(self, connection: Connection, data: bytes, descriptors: list[int]) -> None:
+        """One datagram: what it brought is closed unless a handler takes it over."""
+        try:
+            event = connection.session.receive(data, len(descriptors))
+            handler = _HANDLERS[type(event)]
+            handler(self, connection, event, descriptors)
+        except ProtocolError as error:
+            self.log.warning(
+                "message_refused",
+                field=error.name,
+                value=hex(error.value),
+                reason=error.reason,
+                fatal=error.fatal,
+            )
+            raise
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._flush()
+
+    def _state(self) -> SessionState:
+        assert self.session is not None, "a connection past HELLO has a session"
+        return self.session
+
+    def _on_hello(self, connection: Connection, hello: Hello, _descriptors: list[int]) -> None:
+        if hello.vm != self.machine.name:
+            reason = f"this is the socket of {self.machine.name}, not of {hello.vm!r}"
+            raise ProtocolError(ERROR["IDENTITY"], "hello.vm", 0, reason)
+        if hello.token == NEW_SESSION:
+            self._begin_session(connection, hello)
+            return
+        if self.session is None or not secrets.compare_digest(hello.token, self.session.token):
+            raise ProtocolError(ERROR["IDENTITY"], "hello.token", 0, "no session has this token")
+        check_continues(hello, self.session.hello)
+        if hello.join:
+            connection.send(connection.session.welcome(hello.token))
+            return
+        old, self.primary = self.primary, connection
+        if old is not None:
+            old.close("its client came back on another connection")
+        if self._expiry is not None:
+            self._expiry.cancel()
+        connection.send(connection.session.welcome(hello.token, continued=True))
+        self.log.info("hypervisor_returned", vendor=hello.vendor)
+
+    def _begin_session(self, connection: Connection, hello: Hello) -> None:
+        if self.primary is not None:
+            reason = f"{self.machine.name} has a client, pid {self.primary.peer[0]}"
+            raise ProtocolError(ERROR["BUSY"], "hello.token", 0, reason)
+        self._end_session("another client came without its token", connection)
+        virtual = connection.session.grants("GUEST_TIME")
+        ledger = Ledger(hello.vcpus)
+        platform = Platform(hello.physical_bits, hello.shared_mask)
+        flights = Flights(self.machine, self.pump, ledger, platform, self.offer.rep_bound, virtual)
+        token = secrets.token_bytes(TOKEN_LENGTH)
+        self.session = SessionState(hello, token, ledger, flights)
+        self.primary = connection
+        connection.send(connection.session.welcome(token))
+        pid, uid, _ = connection.peer
+        self.log.info(
+            "hypervisor_attached", vendor=hello.vendor, vcpus=hello.vcpus, pid=pid, uid=uid, virtual=virtual
+        )
+
+    def _on_exit(self, connection: Connection, arrived: Arrived, _descriptors: list[int]) -> None:
+        state, exit_ = self._powered(), arrived.exit
+        admitted = state.ledger.admit(exit_.vcpu, exit_.sequence, arrived.body)
+        if admitted is NEW:
+            state.flights.exit(exit_, arrived.guest_ns, connection)
+        elif isinstance(admitted, Admission):
+            state.flights.redirect(exit_.vcpu, connection)
+        else:
+            connection.send(admitted)
+
+    def _on_posted(self, _connection: Connection, write: PostedWrite, _descriptors: list[int]) -> None:
+        state = self._powered()
+        if state.ledger.admit_posted(write.vcpu, write.sequence):
+            state.flights.posted(write)
+
+    def _powered(self) -> SessionState:
+        """The session; its first exit powers the machine on, when memory is mapped."""
+        state = self._state()
+        if not state.powered_on:
+            state.powered_on = True
+            self.machine.power_on(virtual=state.flights.virtual)
+        return state
+
+    def _on_map(self, connection: Connection, map_: Map, descriptors: list[int]) -> None:
+        self._check_pages("map", map_.serial, gpa=map_.gpa, length=map_.length)
+        if map_.slot >= self.offer.max_slots:
+            reason = f"slots are 0..{self.offer.max_slots - 1}"
+            raise ProtocolError(ERROR["LIMIT"], "map.slot", map_.slot, reason, subject=map_.serial)
+        storage = None
+        try:
+            if not map_.no_descriptor:
+                storage = storage_of(descriptors.pop(), map_.offset, map_.length, read_only=map_.read_only)
+        except MachineError as error:
+            raise ProtocolError(
+                ERROR["DESCRIPTOR"], "map.length", map_.length, str(error), subject=map_.serial
+            ) from error
+        try:
+            self.machine.memory.add(Slot(map_.slot, map_.gpa, map_.length, map_.read_only, storage))
+        except MachineError as error:
+            if storage is not None:
+                storage.close()
+            raise ProtocolError(
+                ERROR["SLOT"], "map.slot", map_.slot, str(error), subject=map_.serial
+            ) from error
+        connection.send(replies.ack(map_.serial))
+
+    def _on_unmap(self, connection: Connection, unmap: Unmap, _descriptors: list[int]) -> None:
+        self._change_slot("unmap", unmap, lambda: self.machine.memory.remove(unmap.slot))
+        connection.send(replies.ack(unmap.serial))
+
+    def _on_remap(self, connection: Connection, remap: Remap, _descriptors: list[int]) -> None:
+        self._check_pages("remap", remap.serial, gpa=remap.gpa)
+        self._change_slot("remap", remap, lambda: self.machine.memory.move(remap.slot, remap.gpa))
+        connection.send(replies.ack(remap.serial))
+
+    def _change_slot(self, name: str, message: Unmap | Remap, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except MachineError as error:
+            raise ProtocolError(
+                ERROR["SLOT"], f"{name}.slot", message.slot, str(error), subject=message.serial
+            ) from error
+
+    def _check_pages(self, name: str, serial: int, **values: int) -> None:
+        for key, value in values.items():
+            if value % PAGE:
+                reason = f"it is no multiple of {PAGE:#x}"
+                raise ProtocolError(ERROR["RANGE"], f"{name}.{key}", value, reason, subject=serial)
+
+    def _on_reset(self, connection: Connection, reset: Reset, _descriptors: list[int]) -> None:
+        state = self._powered()
+        state.flights.drop(reset.vcpu)
+        if reset.vcpu is None:
+            self.machine.reset()
+        connection.send(replies.ack(reset.serial))
+
+    def _on_pause(self, _connection: Connection, pause: Pause, _descriptors: list[int]) -> None:
+        state = self._powered()
+        state.ledger.paused = True
+        state.pause_serial = pause.serial
+
+    def _on_resume(self, connection: Connection, resume: Resume, _descriptors: list[int]) -> None:
+        state = self._powered()
+        state.ledger.paused, state.pause_serial = False, None
+        self.machine.clock.go()
+        connection.send(replies.ack(resume.serial))
+
+    def _on_query_claims(self, _connection: Connection, query: QueryClaims, _descriptors: list[int]) -> None:
+        self._state().wants_claims = True
+        self._send_claims(query.serial)
+
+    def _on_eoi(self, _connection: Connection, eoi: Eoi, _descriptors: list[int]) -> None:
+        """The hypervisor's controller acknowledged: a line that is still high is raised again."""
+        if self.machine.levels.get(eoi.line, False):
+            self.set_level(eoi.line, level=True)
+
+    def _on_unavailable(
+        self, _connection: Connection, request: Save | Restore | Share, _descriptors: list[int]
+    ) -> None:
+        name = type(request).__name__.lower()
+        reason = f"this daemon does not offer {name.upper()}"
+        raise ProtocolError(
+            ERROR["UNAVAILABLE"], "header.type", 0, reason, subject=request.serial, fatal=False
+        )
+
+    # --- towards the hypervisor (the machine's outlet) -------------------------------------------
+
+    def intr(self, vcpu: int, level: bool) -> None:
+        """The interrupt request of a vCPU changed; in virtual time completions tell it."""
+        if self.session is None:
+            return
+        if not self.session.flights.virtual:
+            self._signal("INTR", replies.intr(vcpu, level))
+        if level:
+            self.session.flights.interrupted(vcpu)
+
+    def set_level(self, line: int, level: bool) -> None:
+        """A line of the hypervisor's interrupt controller changed."""
+        self._signal("LEVELS", replies.set_level(line, level))
+
+    def request(self, kind: Request, value: int) -> None:
+        """A device asks for a reset, a shutdown, ..."""
+        self._signal("REQUESTS", replies.request(int(kind), value=value))
+
+    def map_changed(self) -> None:
+        """Regions have moved: a client that asked once is told, after the exit."""
+        if self.session is not None and self.session.wants_claims:
+            self.pump.soon(partial(self._send_claims, 0))
+
+    def _signal(self, capability: str, data: bytes) -> None:
+        if self.primary is not None and self.primary.session.grants(capability):
+            self.primary.send(data)
+
+    def _send_claims(self, serial: int) -> None:
+        if self.primary is None:
+            return
+        ranges = [found for space in LENGTHS for found in self.machine.table(space).ranges]
+        claims = [
+            Claim(
+                int(found.space),
+                found.start,
+                found.end - found.start,
+                0 if found.claim else int(found.policy),
+                found.claim.host.name if found.claim else "",
+            )
+            for found in ranges
+        ]
+        for message in replies.claims(serial, claims):
+            self.primary.send(message)
+
+    # --- time and the end -----------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """After anything happened: go on with what devices answered, acknowledge a PAUSE."""
+        state = self.session
+        if state is None:
+            return
+        state.flights.drain()
+        if state.pause_serial is not None and not any(state.flights.held_up()):
+            self.machine.clock.stop()
+            serial, state.pause_serial = state.pause_serial, None
+            if self.primary is not None:
+                self.primary.send(replies.ack(serial))
+
+    def _fire(self) -> None:
+        self.machine.clock.fire_due()
+        self._flush()
+
+    async def _keep_time(self) -> None:
+        """Fire timers of a clock that runs by itself."""
+        clock = self.machine.clock
+        while True:
+            changed = trio.Event()
+            clock.on_change = changed.set
+            delay_s = max(0.0, (clock.deadline_ns - clock.now_ns) / 1e9) if clock.runs else float("inf")
+            with trio.move_on_after(min(delay_s, 3600)):
+                await changed.wait()
+            if clock.runs:
+                self.pump.work(self._fire)
+
+    def stop(self) -> None:
+        """Take nothing new; answer what waits for a device with all ones."""
+        for listener in self._listeners:
+            self.pump.unregister(listener.fileno())
+            listener.close()
+        self._listeners.clear()
+        if self.session is not None:
+            for host in self.machine.hosts.values():
+                if host.owes is not None:
+                    self.machine.settle(host, ones(host.owes.size))
+            self.session.flights.drain()
+        for connection in list(self.connections):
+            connection.close("the daemon stops")
+        self.machine.memory.clear()
+
+
+Handler = Callable[[VmAttachment, Connection, Any, list[int]], None]
+_HANDLERS: Final = cast(
+    "dict[type[ToDaemon], Handler]",
+    {
+        Hello: VmAttachment._on_hello,  # noqa: SLF001
+        Arrived: VmAttachment._on_exit,  # noqa: SLF001
+        PostedWrite: VmAttachment._on_posted,  # noqa: SLF001
+        Map: VmAttachment._on_map,  # noqa: SLF001
+        Unmap: VmAttachment._on_unmap,  # noqa: SLF001
+        Remap: VmAttachment._on_remap,  # noqa: SLF001
+        Reset: VmAttachment._on_reset,  # noqa: SLF001
+        Pause: VmAttachment._on_pause,  # noqa: SLF001
+        Resume: VmAttachment._on_resume,  # noqa: SLF001
+        QueryClaims: VmAttachment._on_query_claims,  # noqa: SLF001
+        Eoi: VmAttachment._on_eoi,  # noqa: SLF001
+        Save: VmAttachment._on_unavailable,  # noqa: SLF001
+        Restore: VmAttachment._on_unavailable,  # noqa: SLF001
+        Share: VmAttachment._on_unavailable,  # noqa: SLF001
+    },
+)

@@ -1,0 +1,1 @@
+"""From an exit to its completion; knows machines and x86, and no protocol."""

@@ -1,0 +1,109 @@
+"""The core task's loop: one private epoll for all descriptors, synchronous callbacks.
+
+An attachment registers a descriptor and a callback; the callback takes at most a few
+messages, so that all connections get their turn.  Between polls the loop passes a trio
+checkpoint every `TURN_NS`, and with nothing to do it parks on the epoll itself: one
+trio object for all connections, none of them on an exit's way.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Final
+
+import trio
+from attrs import define, field
+
+TURN_NS: Final = 500_000
+"""Time between two checkpoints while there is work."""
+READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP
+WRITABLE: Final = select.EPOLLOUT
+_EVENTS_PER_POLL: Final = 64
+
+Callback = Callable[[int], None]
+"""Takes the epoll events of its descriptor."""
+
+
+@define(eq=False)
+class Pump:
+    """All descriptors of the core; `working` is set while it is not parked."""
+
+    working: threading.Event
+    _epoll: select.epoll = field(factory=select.epoll)
+    _callbacks: dict[int, Callback] = field(factory=dict)
+    _due: list[Callable[[], None]] = field(factory=list)
+    _wake: int = field(factory=lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+
+    _turning: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        """Watch the descriptor that ends a park."""
+        self.register(self._wake, self._woken, select.EPOLLIN)
+
+    def _woken(self, _events: int) -> None:
+        os.eventfd_read(self._wake)
+
+    def register(self, descriptor: int, callback: Callback, events: int = READABLE) -> None:
+        """Call back when the descriptor is ready, again and again until it is read."""
+        self._epoll.register(descriptor, events)
+        self._callbacks[descriptor] = callback
+
+    def watch(self, descriptor: int, events: int) -> None:
+        """Change what a descriptor is watched for."""
+        self._epoll.modify(descriptor, events)
+
+    def unregister(self, descriptor: int) -> None:
+        """Forget a descriptor, before it is closed."""
+        if self._callbacks.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def soon(self, action: Callable[[], None]) -> None:
+        """Run an action after the callbacks of this turn, or of the next one if parked."""
+        self._due.append(action)
+        if not self._turning:
+            os.eventfd_write(self._wake, 1)
+
+    def work(self, action: Callable[[], None]) -> None:
+        """Run an action of another task, under the watchdog's eyes."""
+        parked = not self.working.is_set()
+        self.working.set()
+        try:
+            action()
+        finally:
+            if parked:
+                self.working.clear()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        try:
+            while True:
+                if not self.turn():
+                    self.working.clear()
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    self.working.set()
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._epoll.close()
+            os.close(self._wake)
+
+    def turn(self) -> bool:
+        """Work for at most one turn; whether there may be more to do."""
+        end = monotonic_ns() + TURN_NS
+        self._turning = True
+        while monotonic_ns() < end:
+            ready = self._epoll.poll(0, _EVENTS_PER_POLL)
+            if not ready and not self._due:
+                self._turning = False
+                return False
+            for descriptor, events in ready:
+                callback = self._callbacks.get(descriptor)
+                if callback is not None:  # else unregistered by a callback before it
+                    callback(events)
+            due, self._due = self._due, []
+            for action in due:
+                action()
+        return True

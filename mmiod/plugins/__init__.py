@@ -1,0 +1,1 @@
+"""Device plugins: finding and loading them."""

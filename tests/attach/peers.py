@@ -1,0 +1,248 @@
+"""A machine with small test devices behind its real socket, and a client of the protocol."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+from attrs import define, field
+
+from mmiod.attach.vm import VmAttachment
+from mmiod.core.pump import Pump
+from mmiod.core.watchdog import Watchdog
+from mmiod.device import PENDING, Device, IrqInput, IrqOutput, Pending, Register, Request, Timer
+from mmiod.machine.clock import MachineClock
+from mmiod.machine.description import DeviceDescription, MachineDescription, Placement
+from mmiod.machine.machine import Machine, Record, assemble
+from mmiod.protocol.exit import MAX_MESSAGE, Client, Completed, Offer, ToClient, Welcome
+from mmiod.values import READ, WRITE, DecodedExit, Exit, Space
+
+Event = TypeVar("Event")
+
+RAM = 1 << 20
+OFFER = Offer(
+    capabilities=0, generation=1, hook_deadline_ns=100_000_000, max_vcpus=64, max_slots=8, rep_bound=1024
+)
+
+
+class Counter(Device):
+    """Counts its accesses, so that one that ran twice shows."""
+
+    length = 16
+    count = Register(0, size=4, access="r")
+    add = Register(4, size=4, access="w")
+    slow = Register(8, size=4)
+    total = Register(12, size=4, access="r")
+    release = IrqInput()
+
+    @count.on_read
+    def _count(self) -> int:
+        self.values["count"] += 1
+        return self.values["count"]
+
+    @add.on_write
+    def _add(self, value: int) -> None:
+        self.values["total"] += value
+
+    @slow.on_read
+    def _slow(self) -> Pending:
+        return PENDING
+
+    @slow.on_write
+    def _slow_write(self, _value: int) -> Pending:
+        return PENDING
+
+    @release.on_change
+    def _release(self, level: bool) -> None:
+        if level:
+            self.complete(0xC0FFEE)
+
+
+class Bell(Device):
+    """Rings after the written number of ns; asks for a reset; fails; hangs."""
+
+    length = 8
+    delay = Register(0, size=4, access="w")
+    stop = Register(4, access="w")
+    action = Register(5, access="w")
+    ring = Timer()
+    intr = IrqOutput()
+
+    @delay.on_write
+    def _set(self, value: int) -> None:
+        self.ring.set(self.clock.now_ns + value)
+
+    @ring.on_fire
+    def _rung(self) -> None:
+        self.intr.set_level(True)
+
+    @stop.on_write
+    def _stop(self, _value: int) -> None:
+        self.intr.set_level(False)
+
+    @action.on_write
+    def _act(self, value: int) -> None:
+        if value == 1:
+            self.context.request(Request.RESET)
+        if value == 2:
+            raise RuntimeError("this device is broken")
+        while value == 3:
+            pass
+
+    @intr.on_acknowledge
+    def _vector(self) -> int:
+        self.intr.set_level(False)
+        return 0x30
+
+
+DESCRIPTION = MachineDescription(
+    devices={
+        "counter": DeviceDescription("test/counter", at={"main": Placement(Space.PIO, 0x100)}),
+        "bell": DeviceDescription("test/bell", at={"main": Placement(Space.PIO, 0x200)}),
+    },
+    wires={"bell.intr": "vcpu0.intr"},
+)
+
+
+@define(eq=False)
+class Rig:
+    """One VM behind a socket."""
+
+    path: Path
+    name: str = "vm"
+    pump: Pump = field(init=False)
+    watchdog: Watchdog = field(init=False)
+    machine: Machine = field(init=False)
+    attachment: VmAttachment = field(init=False)
+    records: list[Record] = field(factory=list)
+    clients: list[trio.socket.SocketType] = field(factory=list)
+    events: list[tuple[str, dict[str, object]]] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        clock = MachineClock(lambda: int(trio.current_time() * 1e9), lambda: 1_700_000_000.0)
+        parts = {"counter": (Counter, Counter.config_class()), "bell": (Bell, Bell.config_class())}
+        self.machine = assemble(self.name, DESCRIPTION, parts, clock, self.notify, self.records.append)
+
+    def notify(self, event: str, **fields: object) -> None:
+        self.events.append((event, fields))
+
+    def start(self, pump: Pump, grace_s: float = 30) -> None:
+        """Listen on the path."""
+        self.pump = pump
+        self.attachment = VmAttachment(self.machine, pump, OFFER, grace_s)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(str(self.path))
+        listener.listen(128)
+        self.attachment.listen(listener)
+
+
+@asynccontextmanager
+async def serving(*rigs: Rig, grace_s: float = 30, deadline_ns: int = 100_000_000) -> AsyncIterator[Pump]:
+    """All rigs on one pump, until the block ends."""
+    watchdog = Watchdog([rig.machine.mark for rig in rigs], deadline_ns)
+    pump = Pump(watchdog.working)
+    watchdog.start()
+    async with trio.open_nursery() as nursery:
+        for rig in rigs:
+            rig.watchdog = watchdog
+            rig.start(pump, grace_s)
+            nursery.start_soon(rig.attachment.run)
+        nursery.start_soon(pump.run)
+        try:
+            yield pump
+        finally:
+            for rig in rigs:
+                rig.attachment.stop()
+                for client in rig.clients:
+                    client.close()
+            watchdog.stop()
+            nursery.cancel_scope.cancel()
+
+
+@define(eq=False)
+class Guest:
+    """A hypervisor that sends one message at a time."""
+
+    client: Client
+    socket: trio.socket.SocketType
+
+    async def send(self, data: bytes, *descriptors: int) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        await self.socket.sendmsg([data], rights)
+
+    async def receive(self) -> ToClient | None:
+        """The next event; None at the end of the connection."""
+        data = await self.receive_raw()
+        return self.client.receive(data) if data else None
+
+    async def receive_raw(self) -> bytes:
+        with trio.fail_after(20):
+            try:
+                return await self.socket.recv(MAX_MESSAGE)
+            except ConnectionResetError:
+                return await self.socket.recv(MAX_MESSAGE)
+
+    async def expect(self, kind: type[Event]) -> Event:
+        """The next event, which must be of this kind."""
+        event = await self.receive()
+        assert isinstance(event, kind), event
+        return event
+
+    async def hello(self, *, join: bool = False) -> Welcome:
+        await self.send(self.client.hello(join=join))
+        return await self.expect(Welcome)
+
+    async def map_ram(self, slot: int = 0, gpa: int = 0, length: int = RAM) -> None:
+        with sealed(length) as descriptor:
+            serial, data = self.client.map(slot, gpa, length)
+            await self.send(data, descriptor)
+        await self.receive()
+
+    async def exit(self, exit_: Exit, guest_ns: int = 0) -> Completed:
+        await self.send(self.client.exit(exit_, guest_ns))
+        return await self.expect(Completed)
+
+    async def inp(self, port: int, size: int = 4, vcpu: int = 0, guest_ns: int = 0) -> int:
+        """IN, as a decoded exit."""
+        done = await self.exit(DecodedExit(vcpu, 0, Space.PIO, READ, port, size), guest_ns)
+        return int.from_bytes(done.completion.data, "little")  # type: ignore[union-attr]
+
+    async def out(self, port: int, value: int, size: int = 4, vcpu: int = 0, guest_ns: int = 0) -> Completed:
+        """OUT, as a decoded exit."""
+        data = value.to_bytes(size, "little")
+        return await self.exit(DecodedExit(vcpu, 0, Space.PIO, WRITE, port, size, data=data), guest_ns)
+
+
+async def dial(rig: Rig, **options: int) -> Guest:
+    """Connect, without a HELLO."""
+    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    rig.clients.append(sock)
+    await sock.connect(str(rig.path))
+    return Guest(Client(rig.name, options.pop("vcpus", 2), vendor="test", **options), sock)
+
+
+async def attach(rig: Rig, **options: int) -> Guest:
+    """Connect and open a session."""
+    guest = await dial(rig, **options)
+    await guest.hello()
+    return guest
+
+
+@contextmanager
+def sealed(length: int, seals: int = 0x2 | 0x4) -> Iterator[int]:
+    """A memfd; seals default to F_SEAL_SHRINK and F_SEAL_GROW."""
+    import fcntl
+
+    descriptor = os.memfd_create("guest", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, length)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        yield descriptor
+    finally:
+        os.close(descriptor)
