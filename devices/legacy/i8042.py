@@ -1,0 +1,219 @@
+"""The 8042 keyboard controller of a PC, with no keyboard and no mouse plugged in.
+
+Specification: IBM Personal System/2 Hardware Interface Technical Reference, "Keyboard and
+Auxiliary Device Controller" (status register, commands, output port); IBM PC AT Technical
+Reference (1502494), "Keyboard controller".
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar, Final
+
+from attrs import define
+
+from mmiod.device import Device, IrqOutput, Region, Register, Request
+
+API = 1
+
+
+class Status(enum.IntFlag):
+    """Port 64h, read."""
+
+    OBF = 0x01
+    IBF = 0x02
+    SYS = 0x04
+    CD = 0x08
+    """The last write was a command."""
+    UNLOCKED = 0x10
+    AUX = 0x20
+    TIMEOUT = 0x40
+    PARITY = 0x80
+
+
+class CommandByte(enum.IntFlag):
+    """What commands 20h and 60h reach."""
+
+    KEYBOARD_IRQ = 0x01
+    AUX_IRQ = 0x02
+    SYS = 0x04
+    KEYBOARD_OFF = 0x10
+    AUX_OFF = 0x20
+    TRANSLATE = 0x40
+
+
+class OutputPort(enum.IntFlag):
+    """What commands D0h and D1h reach; the interrupt bits follow the output buffer."""
+
+    NOT_RESET = 0x01
+    A20 = 0x02
+    KEYBOARD_IRQ = 0x10
+    AUX_IRQ = 0x20
+
+
+SELF_TEST_PASSED: Final = 0x55
+INTERFACE_PASSED: Final = 0x00
+RESEND: Final = 0xFE
+"""The controller's answer for a device that does not clock a byte in ("Transmit time-out")."""
+UNLOCKED: Final = 0x80
+"""Input port: the keyboard is not locked."""
+LINES: Final = 0xCC
+"""Output port: clock and data lines idle, bits 2 and 3 unused."""
+
+
+SWITCHES: Final = {
+    0xA7: (0, CommandByte.AUX_OFF),
+    0xA8: (CommandByte.AUX_OFF, 0),
+    0xAD: (0, CommandByte.KEYBOARD_OFF),
+    0xAE: (CommandByte.KEYBOARD_OFF, 0),
+}
+"""Commands that change the command byte: (bits cleared, bits set)."""
+A20_SWITCHES: Final = {0xDD: False, 0xDF: True}
+"""Commands that chipsets added for speed."""
+
+
+@define
+class KeyboardState:
+    """The controller's memory."""
+
+    command_byte: int = CommandByte.KEYBOARD_IRQ | CommandByte.AUX_IRQ
+    output: int = 0
+    """The output buffer; it keeps what was read last."""
+    source: int = 0
+    """Status bits that say what is in the output buffer; OBF among them while it is unread."""
+    awaiting: int = 0
+    """The command that takes the next write of port 60h."""
+    commanded: bool = True
+    a20: bool = True
+
+
+class I8042(Device):
+    """8042 as a PS/2 has it: both interfaces, nothing plugged into them.
+
+    A byte for the keyboard or the mouse is answered as the controller does when no device
+    clocks it in: FEh with the time-out bit, at once, so that firmware need not wait.  Self-test,
+    interface tests, command byte, input and output port, buffer writes, disable, enable,
+    interrupts, and a reset by command FEh (any even Fxh) or output port bit 0.
+
+    Not modelled: keys, a mouse, password commands, controller RAM other than the command byte,
+    the masking of address line 20 (the bit is kept; memory is the hypervisor's).
+
+    Threat: nothing grows; the output buffer is one byte and a later one replaces it.
+    """
+
+    data_port = Region(1)
+    command_port = Region(1)
+    keyboard_irq = IrqOutput()
+    aux_irq = IrqOutput()
+    state: KeyboardState
+
+    data = Register(0, region=data_port)
+    status = Register(0, access="r", region=command_port, fields=Status)
+    command = Register(0, access="w", region=command_port)
+
+    # --- output buffer
+
+    def _answer(self, value: int, source: int = 0) -> None:
+        self.state.output, self.state.source = value, Status.OBF | source
+        self._drive()
+
+    def _drive(self) -> None:
+        port = self._output_port()
+        self.keyboard_irq.set_level(bool(port & OutputPort.KEYBOARD_IRQ))
+        self.aux_irq.set_level(bool(port & OutputPort.AUX_IRQ))
+
+    def _output_port(self) -> int:
+        enabled, source = self.state.command_byte, self.state.source
+        line = 0
+        if source & Status.AUX:
+            line = OutputPort.AUX_IRQ if enabled & CommandByte.AUX_IRQ else 0
+        elif source & Status.OBF:
+            line = OutputPort.KEYBOARD_IRQ if enabled & CommandByte.KEYBOARD_IRQ else 0
+        return LINES | OutputPort.NOT_RESET | (OutputPort.A20 if self.state.a20 else 0) | line
+
+    @data.value
+    def _output(self) -> int:
+        return self.state.output
+
+    @data.on_read
+    def _output_was_read(self) -> None:
+        self.state.source = 0
+        self._drive()
+
+    @status.value
+    def _status(self) -> int:
+        system = Status.SYS if self.state.command_byte & CommandByte.SYS else 0
+        commanded = Status.CD if self.state.commanded else 0
+        return self.state.source | system | commanded | Status.UNLOCKED
+
+    # --- commands
+
+    @command.on_write
+    def _commanded(self, value: int) -> None:
+        self.state.commanded, self.state.awaiting = True, 0
+        if value in self._takers:
+            self.state.awaiting = value
+        elif value in self._answers:
+            self._answer(self._answers[value](self))
+        elif value in SWITCHES:
+            cleared, risen = SWITCHES[value]
+            self._set_command_byte(self.state.command_byte & ~cleared | risen)
+        elif value in A20_SWITCHES:
+            self.state.a20 = A20_SWITCHES[value]
+        elif value & 0xF1 == 0xF0:
+            self.context.request(Request.RESET)
+
+    @data.on_write
+    def _data_written(self, value: int) -> None:
+        command, self.state.awaiting, self.state.commanded = self.state.awaiting, 0, False
+        self._takers[command](self, value)
+
+    def _command_byte(self) -> int:
+        return self.state.command_byte
+
+    def _set_command_byte(self, value: int) -> None:
+        self.state.command_byte = value
+        self._drive()
+
+    def _self_test(self) -> int:
+        self.state.command_byte |= CommandByte.SYS
+        return SELF_TEST_PASSED
+
+    def _interface_test(self) -> int:
+        return INTERFACE_PASSED
+
+    def _input_port(self) -> int:
+        return UNLOCKED
+
+    def _set_output_port(self, value: int) -> None:
+        self.state.a20 = bool(value & OutputPort.A20)
+        if not value & OutputPort.NOT_RESET:
+            self.context.request(Request.RESET)
+
+    def _fill_as_aux(self, value: int) -> None:
+        self._answer(value, Status.AUX)
+
+    def _to_keyboard(self, _value: int) -> None:
+        self.state.command_byte &= ~CommandByte.KEYBOARD_OFF  # sending enables the interface
+        self._answer(RESEND, Status.TIMEOUT)
+
+    def _to_aux(self, _value: int) -> None:
+        self.state.command_byte &= ~CommandByte.AUX_OFF
+        self._answer(RESEND, Status.AUX | Status.TIMEOUT)
+
+    _answers: ClassVar = {
+        0x20: _command_byte,
+        0xA9: _interface_test,
+        0xAA: _self_test,
+        0xAB: _interface_test,
+        0xC0: _input_port,
+        0xD0: _output_port,
+    }
+    _takers: ClassVar = {
+        0x00: _to_keyboard,
+        0x60: _set_command_byte,
+        0xD1: _set_output_port,
+        0xD2: _answer,
+        0xD3: _fill_as_aux,
+        0xD4: _to_aux,
+    }

@@ -1,0 +1,312 @@
+"""The 16550A UART of a PC's serial port.
+
+Specification: National Semiconductor PC16550D datasheet (TI SNLS378), sections 6.0
+(signals), 8.1-8.9 (registers, Table II-IV) and 8.4 (FIFO modes).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from attrs import define, field
+
+from mmiod.device import Device, Field, IrqOutput, Region, Register, Stream, Timer
+
+API = 1
+
+CLOCK_HZ: Final = 1_843_200
+FIFO_DEPTH: Final = 16
+TRIGGERS: Final = (1, 4, 8, 14)
+QUEUE_LIMIT: Final = 65_536
+"""Bytes from the backend that may wait for room in the receiver."""
+
+
+class IER(enum.IntFlag):
+    """Interrupt enable register."""
+
+    ERBFI = 1
+    ETBEI = 2
+    ELSI = 4
+    EDSSI = 8
+
+
+class Cause(enum.IntEnum):
+    """Bits 3:0 of IIR, Table IV."""
+
+    MODEM_STATUS = 0x0
+    NONE = 0x1
+    THR_EMPTY = 0x2
+    RECEIVED_DATA = 0x4
+    LINE_STATUS = 0x6
+    CHARACTER_TIMEOUT = 0xC
+
+
+class FCR(enum.IntFlag):
+    """FIFO control register; bits 7:6 choose one of `TRIGGERS`."""
+
+    FIFO_ENABLE = 0x01
+    RCVR_FIFO_RESET = 0x02
+    XMIT_FIFO_RESET = 0x04
+    DMA_MODE = 0x08
+    TRIGGER_LSB = 0x40
+    TRIGGER_MSB = 0x80
+
+
+class MCR(enum.IntFlag):
+    """Modem control register."""
+
+    DTR = 0x01
+    RTS = 0x02
+    OUT1 = 0x04
+    OUT2 = 0x08
+    LOOP = 0x10
+
+
+class LSR(enum.IntFlag):
+    """Line status register."""
+
+    DR = 0x01
+    OE = 0x02
+    PE = 0x04
+    FE = 0x08
+    BI = 0x10
+    THRE = 0x20
+    TEMT = 0x40
+    FIFO_ERROR = 0x80
+
+
+class MSR(enum.IntFlag):
+    """Modem status register: bit n tells that the input of bit n + 4 changed."""
+
+    DCTS = 0x01
+    DDSR = 0x02
+    TERI = 0x04
+    DDCD = 0x08
+    CTS = 0x10
+    DSR = 0x20
+    RI = 0x40
+    DCD = 0x80
+
+
+DELTAS: Final = MSR.DCTS | MSR.DDSR | MSR.TERI | MSR.DDCD
+CONNECTED: Final = MSR.CTS | MSR.DSR | MSR.DCD
+LOOPED: Final = {MCR.RTS: MSR.CTS, MCR.DTR: MSR.DSR, MCR.OUT1: MSR.RI, MCR.OUT2: MSR.DCD}
+
+WLS = Field(0, 2)
+STB = Field(2)
+PEN = Field(3)
+DLAB = Field(7)
+LINE_CONTROL: Final = {
+    "WLS": WLS,
+    "STB": STB,
+    "PEN": PEN,
+    "EPS": Field(4),
+    "STICK": Field(5),
+    "BREAK": Field(6),
+    "DLAB": DLAB,
+}
+IDENTIFICATION: Final = {"CAUSE": Field(0, 4), "FIFOS": Field(6, 2)}
+
+
+def _data_bank(uart: Uart16550) -> bool:
+    return not DLAB.of(uart.lcr)
+
+
+def _divisor_bank(uart: Uart16550) -> bool:
+    return bool(DLAB.of(uart.lcr))
+
+
+@define
+class UartState:
+    """What no register holds."""
+
+    fifo: bytearray = field(factory=bytearray)
+    """Received characters, oldest first; one at most while FIFOs are off."""
+    waiting: bytearray = field(factory=bytearray)
+    """Bytes from the backend for which the receiver has no room yet."""
+    overrun: bool = False
+    thre_seen: bool = False
+    """IIR told of the empty THR; it is not told again before the next reason."""
+
+
+class Uart16550(Device):
+    """16550A.
+
+    A character leaves at once: LSR always says THRE and TEMT.  The THRE interrupt still
+    keeps its rules (8.5, Table IV): it goes when IIR names it or THR is written, and comes
+    with the next emptying, with ETBEI going high and with a reset of the transmitter FIFO;
+    each write of THR is a falling and a rising edge of the interrupt where nothing else
+    holds it up.  Received bytes fill the FIFO as fast as it is emptied; the character
+    timeout counts four character times of the programmed line (8.4, FIFO interrupt mode).
+    OUT2 gates the interrupt, as on a PC's adapter; the gate is the bit of MCR, so that
+    interrupts work in loopback, where CTS, DSR, RI and DCD follow RTS, DTR, OUT1 and OUT2.
+
+    Not modelled: line errors and break (a byte stream has none, so PE, FE, BI and LSR bit 7
+    stay 0 and LCR's BREAK and parity change no data), words shorter than 8 bits, DMA mode
+    pins, writes to LSR and MSR (factory test).  CTS, DSR and DCD are always on.
+
+    Threat: `fifo` holds 16 bytes, `waiting` `QUEUE_LIMIT`; what exceeds it is dropped as an
+    overrun.  Output is the guest's rate of writes, and the backend's to bound.
+    """
+
+    ports = Region(8, implemented=(1, 1))
+    serial = Stream()
+    irq = IrqOutput()
+    silence = Timer()
+    state: UartState
+
+    rbr = Register(0, access="r", when=_data_bank)
+    thr = Register(0, access="w", when=_data_bank)
+    dll = Register(0, reset=12, when=_divisor_bank)
+    ier = Register(1, mask=0x0F, fields=IER, when=_data_bank)
+    dlm = Register(1, when=_divisor_bank)
+    iir = Register(2, access="r", fields=IDENTIFICATION)
+    fcr = Register(2, access="pulse", fields=FCR)
+    lcr = Register(3, fields=LINE_CONTROL)
+    mcr = Register(4, mask=0x1F, fields=MCR)
+    lsr = Register(5, access="r", fields=LSR)
+    msr = Register(6, access="r", reset=CONNECTED, fields=MSR)
+    scr = Register(7)
+
+    # --- receiver
+
+    @property
+    def fifos(self) -> bool:
+        """Whether the FIFOs are on."""
+        return bool(self.fcr & FCR.FIFO_ENABLE)
+
+    @serial.on_receive
+    def _arrived(self, data: bytes) -> None:
+        room = QUEUE_LIMIT - len(self.state.waiting)
+        self.state.waiting += data[:room]
+        self.state.overrun |= len(data) > room
+        self._take_waiting()
+
+    def _take_waiting(self) -> None:
+        depth = FIFO_DEPTH if self.fifos else 1
+        while self.state.waiting and len(self.state.fifo) < depth and not self.mcr & MCR.LOOP:
+            self._shift_in(self.state.waiting.pop(0))
+        self._drive()
+
+    def _shift_in(self, character: int) -> None:
+        fifo = self.state.fifo
+        full = len(fifo) >= (FIFO_DEPTH if self.fifos else 1)
+        if full and not self.fifos:
+            fifo[0] = character  # 8.3: the new character destroys the one in RBR
+        elif not full:
+            fifo.append(character)
+        self.state.overrun |= full
+        self._listen()
+
+    def _listen(self) -> None:
+        """Count the silence of four characters anew; an empty FIFO cannot time out."""
+        self.silence.cancel()
+        if self.state.fifo and self.fifos:
+            bits = 1 + 5 + WLS.of(self.lcr) + PEN.of(self.lcr) + 1 + STB.of(self.lcr)
+            divisor = (self.dlm << 8 | self.dll) or 0x10000
+            self.silence.set(self.clock.now_ns + 4 * bits * 16 * divisor * 1_000_000_000 // CLOCK_HZ)
+
+    @silence.on_fire
+    def _fell_silent(self) -> None:
+        self._drive()
+
+    @rbr.value
+    def _oldest(self) -> int:
+        return self.state.fifo[0] if self.state.fifo else 0
+
+    @rbr.on_read
+    def _oldest_was_read(self) -> None:
+        del self.state.fifo[:1]
+        self._listen()
+        self._take_waiting()
+
+    # --- transmitter
+
+    @thr.on_write
+    def _transmit(self, character: int) -> None:
+        self.state.thre_seen = True
+        self._drive()
+        if self.mcr & MCR.LOOP:
+            self._shift_in(character)
+        else:
+            self.serial.send(bytes((character,)))
+        self.state.thre_seen = False
+        self._drive()
+
+    # --- control
+
+    @fcr.on_write
+    def _fifos_controlled(self, value: int) -> None:
+        enabled = value & FCR.FIFO_ENABLE
+        # 8.4: the other bits count only with bit 0, whose change resets both FIFOs.
+        resets = value if enabled else 0
+        if enabled != self.fcr & FCR.FIFO_ENABLE:
+            resets = FCR.RCVR_FIFO_RESET | FCR.XMIT_FIFO_RESET
+        self.fcr = value & ~(FCR.RCVR_FIFO_RESET | FCR.XMIT_FIFO_RESET) if enabled else 0
+        if resets & FCR.RCVR_FIFO_RESET:
+            self.state.fifo.clear()
+            self.silence.cancel()
+        if resets & FCR.XMIT_FIFO_RESET:
+            self.state.thre_seen = False
+        self._take_waiting()
+
+    @ier.on_write
+    def _interrupts_enabled(self, value: int) -> None:
+        if not value & IER.ETBEI:
+            self.state.thre_seen = False  # enabled again, an empty THR is a reason again
+        self._drive()
+
+    @mcr.on_write
+    def _modem_controlled(self, value: int) -> None:
+        looped = sum(line for output, line in LOOPED.items() if value & output)
+        levels = looped if value & MCR.LOOP else int(CONNECTED)
+        changed = (self.msr ^ levels) & ~DELTAS
+        if levels & MSR.RI:
+            changed &= ~MSR.RI  # TERI is for the trailing edge only
+        self.msr = levels | self.msr & DELTAS | changed >> 4
+        self._take_waiting()
+
+    # --- status
+
+    @lsr.value
+    def _line_status(self) -> int:
+        received = LSR.DR if self.state.fifo else 0
+        return received | (LSR.OE if self.state.overrun else 0) | LSR.THRE | LSR.TEMT
+
+    @lsr.on_read
+    def _errors_were_read(self) -> None:
+        self.state.overrun = False
+        self._drive()
+
+    @msr.on_read
+    def _changes_were_read(self) -> None:
+        self.msr &= ~DELTAS
+        self._drive()
+
+    @property
+    def cause(self) -> Cause:
+        """The pending interrupt of the highest priority, Table IV."""
+        fifo, trigger = self.state.fifo, TRIGGERS[self.fcr >> 6] if self.fifos else 1
+        timed_out = bool(fifo) and self.fifos and self.silence.deadline_ns is None
+        reasons = (
+            (IER.ELSI, self.state.overrun, Cause.LINE_STATUS),
+            (IER.ERBFI, timed_out, Cause.CHARACTER_TIMEOUT),
+            (IER.ERBFI, len(fifo) >= trigger, Cause.RECEIVED_DATA),
+            (IER.ETBEI, not self.state.thre_seen, Cause.THR_EMPTY),
+            (IER.EDSSI, bool(self.msr & DELTAS), Cause.MODEM_STATUS),
+        )
+        return next((cause for enable, there, cause in reasons if there and self.ier & enable), Cause.NONE)
+
+    @iir.value
+    def _identification(self) -> int:
+        return self.cause | (0xC0 if self.fifos else 0)
+
+    @iir.on_read
+    def _identification_was_read(self) -> None:
+        if self.cause is Cause.THR_EMPTY:
+            self.state.thre_seen = True
+            self._drive()
+
+    def _drive(self) -> None:
+        self.irq.set_level(self.cause is not Cause.NONE and bool(self.mcr & MCR.OUT2))
