@@ -1,0 +1,1 @@
+"""The control socket: one table of commands, served as varlink (varlink.org)."""

@@ -1,0 +1,173 @@
+"""The interface `io.mmiod`: what can be asked of the daemon, one handler each.
+
+Handlers look and change nothing; they run between two turns of the core.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from time import monotonic_ns
+from typing import Any, Final
+
+from attrs import AttrsInstance
+
+from mmiod.control import messages, reports
+from mmiod.control.daemon import Daemon
+from mmiod.control.interface import Command, Interface, fail
+from mmiod.control.traffic import Watch
+from mmiod.control.varlink import SERVICE, Failure
+from mmiod.machine.address_map import Range
+from mmiod.machine.host import InlineHost
+from mmiod.machine.machine import Machine
+from mmiod.trace import FilterError, parse
+from mmiod.values import Space
+
+NAME: Final = "io.mmiod"
+DOC: Final = """What a running mmiod can be asked; nothing here changes anything.
+
+Addresses and values are unsigned and may have 64 bits or more.  Times are ns.
+"""
+STARTS: Final = ("now", "oldest")
+
+
+def list_devices(daemon: Daemon, request: messages.OfVm) -> messages.Devices:
+    """Every device: where it is, its lines, what it has done."""
+    return messages.Devices(
+        [
+            reports.device(machine, host)
+            for machine in _machines(daemon, request)
+            for host in machine.hosts.values()
+        ]
+    )
+
+
+def get_map(daemon: Daemon, request: messages.OfVm) -> messages.Map:
+    """Every address space, holes included."""
+    return messages.Map([reports.range_(machine, found) for machine, found in _ranges(daemon, request)])
+
+
+def list_exits(daemon: Daemon, request: messages.OfVm) -> messages.Exits:
+    """Exits in flight with their age, and how many there were by kind."""
+    known = {machine.name: daemon.flights(machine.name) for machine in _machines(daemon, request)}
+    sessions = {vm: flights for vm, flights in known.items() if flights is not None}
+    now = monotonic_ns()
+    return messages.Exits(
+        [
+            reports.exit_(vm, flight, now)
+            for vm, flights in sessions.items()
+            for flight in flights.current.values()
+        ],
+        [reports.totals(vm, flights) for vm, flights in sessions.items()],
+    )
+
+
+def watch(daemon: Daemon, request: messages.WatchRequest) -> Watch:
+    """Live traffic: accesses that pass a filter, and how many were lost on the way."""
+    start = request.start or "now"
+    if start not in STARTS:
+        raise Failure(f"{SERVICE}.InvalidParameter", parameter="start")
+    try:
+        wanted = parse(request.filter or "")
+    except FilterError as error:
+        raise fail(NAME, messages.InvalidFilter(str(error))) from None
+    recorder = daemon.recorder
+    return Watch(daemon, wanted, recorder.serial if start == "now" else recorder.oldest)
+
+
+def read_registers(daemon: Daemon, request: messages.RegistersRequest) -> messages.Registers:
+    """A device's registers with their fields, without side effect on the device."""
+    machine, host = _one_device(daemon, request)
+    named = re.compile(fnmatch.translate(request.pattern or "*"), re.IGNORECASE).match
+    wanted = [declared for declared in host.device.declared.values() if named(declared.name)]
+    found: list[messages.Register] = []
+    daemon.work(lambda: found.extend(reports.register(machine, host, declared) for declared in wanted))
+    return messages.Registers(machine.name, host.name, found)
+
+
+def get_statistics(daemon: Daemon, request: messages.OfVm) -> messages.Statistics:
+    """Accesses and latencies of each device, and who asked for what nobody claims."""
+    hosts = [
+        (machine.name, host) for machine in _machines(daemon, request) for host in machine.hosts.values()
+    ]
+    buckets = [sum(column) for column in zip(*(host.statistics.latency for _, host in hosts), strict=True)]
+    missed = [
+        reports.range_(machine, found)
+        for machine, found in _ranges(daemon, request)
+        if found.claim is None and found.hits
+    ]
+    return messages.Statistics(
+        devices=[reports.statistics(vm, host) for vm, host in hosts],
+        unclaimed=missed,
+        accesses=sum(host.statistics.reads + host.statistics.writes for _, host in hosts),
+        p50_ns=reports.quantile(buckets, 0.50),
+        p99_ns=reports.quantile(buckets, 0.99),
+    )
+
+
+# --- who is meant ------------------------------------------------------------------------
+
+
+def _machines(daemon: Daemon, request: messages.OfVm) -> Iterable[Machine]:
+    if request.vm is None:
+        return daemon.machines.values()
+    return [_machine(daemon, request.vm)]
+
+
+def _machine(daemon: Daemon, vm: str) -> Machine:
+    found = daemon.machines.get(vm)
+    if found is None:
+        raise fail(NAME, messages.UnknownVm(vm, list(daemon.machines)))
+    return found
+
+
+def _one_device(daemon: Daemon, request: messages.RegistersRequest) -> tuple[Machine, InlineHost]:
+    wanted = messages.OfVm(request.vm)
+    machines = [machine for machine in _machines(daemon, wanted) if request.device in machine.hosts]
+    if len(machines) != 1:
+        candidates = machines or _machines(daemon, wanted)
+        known = [
+            f"{machine.name}/{name}"
+            for machine in candidates
+            for name in ([request.device] if machines else machine.hosts)
+        ]
+        raise fail(NAME, messages.UnknownDevice(request.device, known))
+    return machines[0], machines[0].hosts[request.device]
+
+
+def _ranges(daemon: Daemon, request: messages.OfVm) -> Iterator[tuple[Machine, Range]]:
+    for machine, space in itertools.product(_machines(daemon, request), Space):
+        for found in machine.table(space).ranges:
+            yield machine, found
+
+
+# --- the table ---------------------------------------------------------------------------
+
+
+Row = tuple[str, type[AttrsInstance], type[AttrsInstance], Callable[..., Any], bool]
+
+
+def interface(daemon: Daemon) -> Interface:
+    """`io.mmiod`, served for a daemon."""
+    return Interface(
+        NAME,
+        DOC,
+        tuple(
+            Command(name, request, reply, partial(handler, daemon), handler.__doc__, streams)
+            for name, request, reply, handler, streams in COMMANDS
+        ),
+        (messages.UnknownVm, messages.UnknownDevice, messages.InvalidFilter, messages.TooManyClients),
+    )
+
+
+COMMANDS: Final[tuple[Row, ...]] = (
+    ("ListDevices", messages.OfVm, messages.Devices, list_devices, False),
+    ("GetMap", messages.OfVm, messages.Map, get_map, False),
+    ("ListExits", messages.OfVm, messages.Exits, list_exits, False),
+    ("Watch", messages.WatchRequest, messages.Watched, watch, True),
+    ("ReadRegisters", messages.RegistersRequest, messages.Registers, read_registers, False),
+    ("GetStatistics", messages.OfVm, messages.Statistics, get_statistics, False),
+)

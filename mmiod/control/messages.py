@@ -1,0 +1,276 @@
+"""What `io.mmiod` tells and asks: the types of its interface description.
+
+Addresses and values are unsigned ints.  Times are ns.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+
+@frozen
+class Nothing:
+    """No parameters."""
+
+
+@frozen
+class OfVm:
+    """About one VM, or about all."""
+
+    vm: str | None = None
+
+
+# --- devices ---------------------------------------------------------------------------
+
+
+@frozen
+class Region:
+    """Where a region of a device is; one that the guest has not placed has no space and base."""
+
+    name: str
+    length: int
+    space: str | None
+    base: int | None
+
+
+@frozen
+class Device:
+    """A device; `state` is serving or quarantined, and then `reason` says why."""
+
+    vm: str
+    name: str
+    plugin: str
+    generation: int
+    state: str
+    reason: str | None
+    regions: list[Region]
+    outputs: dict[str, bool]
+    inputs: dict[str, bool]
+    reads: int
+    writes: int
+    errors: int
+
+
+@frozen
+class Devices:
+    """All devices."""
+
+    devices: list[Device]
+
+
+# --- the address map ---------------------------------------------------------------------
+
+
+@frozen
+class Range:
+    """Addresses `start` to `last`: of a region of `owner`, or what `policy` gives where nobody is.
+
+    `fixed` says that the machine file placed the region, not the guest.  `hits` counts
+    accesses that met the policy since the map last changed.
+    """
+
+    vm: str
+    space: str
+    start: int
+    last: int
+    owner: str | None
+    region: str | None
+    fixed: bool
+    policy: str | None
+    hits: int
+
+
+@frozen
+class Map:
+    """Every address of every space, ascending."""
+
+    ranges: list[Range]
+
+
+# --- exits -------------------------------------------------------------------------------
+
+
+@frozen
+class Exit:
+    """An exit in flight; `waits_for` is the device that owes an answer."""
+
+    vm: str
+    vcpu: int
+    sequence: int
+    kind: str
+    age_ns: int
+    space: str | None
+    address: int | None
+    pc: int | None
+    waits_for: str | None
+
+
+@frozen
+class Unsupported:
+    """Instruction bytes (hex) that mmiod did not execute, and how often."""
+
+    code: str
+    count: int
+
+
+@frozen
+class Totals:
+    """A session's exits by kind, their completions by kind, what was unsupported."""
+
+    vm: str
+    exits: dict[str, int]
+    completions: dict[str, int]
+    unsupported: list[Unsupported]
+
+
+@frozen
+class Exits:
+    """What is in flight and what was; a VM without hypervisor has neither."""
+
+    exits: list[Exit]
+    totals: list[Totals]
+
+
+# --- traffic -----------------------------------------------------------------------------
+
+
+@frozen
+class WatchRequest:
+    """A filter such as "device==uart* and direction==write"; `start` is now (if left out) or oldest."""
+
+    filter: str | None = None
+    start: str | None = None
+
+
+@frozen
+class Access:
+    """One access; `region` and `offset` tell where it is now, if it still is there."""
+
+    time_ns: int
+    vm: str
+    vcpu: int
+    sequence: int
+    space: str
+    direction: str
+    address: int
+    size: int
+    value: int
+    device: str | None
+    generation: int
+    region: str | None
+    offset: int | None
+    register: str | None
+    fields: dict[str, int]
+    status: str
+    latency_ns: int
+    pc: int | None
+
+
+@frozen
+class Watched:
+    """Some accesses, after `dropped` that were overwritten unseen.
+
+    The first reply has no accesses: it says in words what the filter `covers` and which
+    `devices` it can match now.
+    """
+
+    accesses: list[Access]
+    dropped: int
+    covers: str | None = None
+    devices: list[str] | None = None
+
+
+# --- registers ---------------------------------------------------------------------------
+
+
+@frozen
+class RegistersRequest:
+    """A device's registers; `vm` may be left out where one VM has the device; `pattern` takes * and ?."""
+
+    device: str
+    vm: str | None = None
+    pattern: str | None = None
+
+
+@frozen
+class Register:
+    """A register as it is now; one whose value cannot be had says why in `error`."""
+
+    name: str
+    region: str
+    offset: int
+    size: int
+    access: str
+    value: int | None
+    fields: dict[str, int]
+    error: str | None
+
+
+@frozen
+class Registers:
+    """Registers of one device, in the order of its datasheet."""
+
+    vm: str
+    device: str
+    registers: list[Register]
+
+
+# --- statistics --------------------------------------------------------------------------
+
+
+@frozen
+class DeviceStatistics:
+    """Counters of a device; latencies are read off buckets of powers of two."""
+
+    vm: str
+    device: str
+    reads: int
+    writes: int
+    refused: int
+    faults: int
+    p50_ns: int | None
+    p99_ns: int | None
+
+
+@frozen
+class Statistics:
+    """Counters of devices, ranges that nobody claims and that were hit, and sums."""
+
+    devices: list[DeviceStatistics]
+    unclaimed: list[Range]
+    accesses: int
+    p50_ns: int | None
+    p99_ns: int | None
+
+
+# --- errors ------------------------------------------------------------------------------
+
+
+@frozen
+class UnknownVm:
+    """There is no such VM."""
+
+    vm: str
+    known: list[str]
+
+
+@frozen
+class UnknownDevice:
+    """There is no such device, or in more than one VM."""
+
+    device: str
+    known: list[str]
+
+
+@frozen
+class InvalidFilter:
+    """The filter cannot be read."""
+
+    reason: str
+
+
+@frozen
+class TooManyClients:
+    """The control socket serves `limit` clients already."""
+
+    limit: int

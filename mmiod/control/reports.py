@@ -1,0 +1,150 @@
+"""The machine's objects as messages of the control socket."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mmiod.attach.flights import Flight, Flights
+from mmiod.control import messages
+from mmiod.device import Register
+from mmiod.machine.address_map import Range
+from mmiod.machine.host import HookDeadlineExceeded, InlineHost
+from mmiod.machine.machine import Machine
+from mmiod.values import DecodedExit, RawExit, Space
+
+
+def device(machine: Machine, host: InlineHost) -> messages.Device:
+    """One device."""
+    model, counters = host.device, host.statistics
+    places = {
+        claim.region: (space.name.lower(), claim.base)
+        for space in Space
+        for found in machine.table(space).ranges
+        if (claim := found.claim) is not None and claim.host is host
+    }
+    return messages.Device(
+        vm=machine.name,
+        name=host.name,
+        plugin=host.plugin,
+        generation=host.generation,
+        state="serving" if host.failure is None else "quarantined",
+        reason=host.failure,
+        regions=[
+            messages.Region(name, region.length, *places.get(name, (None, None)))
+            for name, region in model.regions.items()
+        ],
+        outputs={name: line.level for name, line in model.lines.items()},
+        inputs=dict(model.inputs),
+        reads=counters.reads,
+        writes=counters.writes,
+        errors=counters.refused + counters.faults,
+    )
+
+
+def range_(machine: Machine, found: Range) -> messages.Range:
+    """One range of the address map."""
+    claim = found.claim
+    return messages.Range(
+        vm=machine.name,
+        space=found.space.name.lower(),
+        start=found.start,
+        last=found.end - 1,
+        owner=claim.host.name if claim else None,
+        region=claim.region if claim else None,
+        fixed=claim.fixed if claim else True,
+        policy=None if claim else found.policy.name.lower(),
+        hits=found.hits,
+    )
+
+
+def exit_(vm: str, flight: Flight, now_ns: int) -> messages.Exit:
+    """One exit in flight; `now_ns` is the time on the clock of its `since_ns`."""
+    what = flight.exit
+    space = what.space if isinstance(what, DecodedExit) else Space.MMIO
+    address = what.address if isinstance(what, DecodedExit) else getattr(what, "gpa", None)
+    return messages.Exit(
+        vm=vm,
+        vcpu=flight.vcpu,
+        sequence=flight.sequence,
+        kind=_kind(type(what).__name__),
+        age_ns=now_ns - flight.since_ns,
+        space=None if address is None else space.name.lower(),
+        address=address,
+        pc=what.state.rip if isinstance(what, RawExit) else None,
+        waits_for=None if flight.waits_for is None else flight.waits_for.name,
+    )
+
+
+def totals(vm: str, flights: Flights) -> messages.Totals:
+    """What a session has seen."""
+    counted = flights.totals
+    return messages.Totals(
+        vm=vm,
+        exits={_kind(name): count for name, count in counted.exits.items()},
+        completions={_kind(name): count for name, count in counted.completions.items()},
+        unsupported=[
+            messages.Unsupported(code.hex(" "), count) for code, count in counted.unsupported.items()
+        ],
+    )
+
+
+def _kind(class_name: str) -> str:
+    """`RawExit` is an exit of kind raw."""
+    return class_name.removesuffix("Exit").lower()
+
+
+def register(machine: Machine, host: InlineHost, declared: Register) -> messages.Register:
+    """One register, read without side effect.
+
+    What a plugin's getter raises is reported and has no other consequence: nobody but
+    us asked, so the device goes on serving the guest.
+    """
+    value, error = None, None
+    outer = machine.mark.enter(host.name)
+    try:
+        value = declared.__get__(host.device, type(host.device))
+    except (Exception, HookDeadlineExceeded) as failure:  # noqa: BLE001  # a plugin may raise anything
+        error = f"{type(failure).__name__}: {failure}"
+    finally:
+        machine.mark.leave(outer)
+    region = declared.region or next(iter(host.device.regions.values()))
+    return messages.Register(
+        name=declared.name,
+        region=region.name,
+        offset=declared.offset,
+        size=declared.size,
+        access=declared.access,
+        value=value,
+        fields={} if value is None else declared.describe(value),
+        error=error,
+    )
+
+
+def statistics(vm: str, host: InlineHost) -> messages.DeviceStatistics:
+    """One device's counters."""
+    counters = host.statistics
+    return messages.DeviceStatistics(
+        vm=vm,
+        device=host.name,
+        reads=counters.reads,
+        writes=counters.writes,
+        refused=counters.refused,
+        faults=counters.faults,
+        p50_ns=quantile(counters.latency, 0.50),
+        p99_ns=quantile(counters.latency, 0.99),
+    )
+
+
+def quantile(buckets: Sequence[int], part: float) -> int | None:
+    """A quantile, in ns, of latencies counted in buckets: bucket n holds those of n bits.
+
+    Within a bucket latencies are taken as evenly spread, so the error is below a factor of 2.
+    """
+    rank = math.ceil(part * sum(buckets))
+    for bits, count in enumerate(buckets):
+        if 0 < rank <= count:
+            low = (1 << bits) >> 1
+            return low + low * rank // (count + 1)
+        rank -= count
+    return None

@@ -1,0 +1,96 @@
+"""`Watch`: the recorder's ring, filtered and put into words, for one client."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import define
+
+from mmiod.control.daemon import Daemon
+from mmiod.control.messages import Access, Watched
+from mmiod.trace import Filter, Record, decode
+from mmiod.values import Direction, Space
+
+RECORDS_PER_POLL: Final = 256
+"""Looked at in one go: some 0.5 ms of the core's time if all of them match."""
+
+_SPACES: Final = {int(space): space.name.lower() for space in Space}
+_DIRECTIONS: Final = {int(direction): direction.name.lower() for direction in Direction}
+
+
+@define(eq=False)
+class Watch:
+    """One client's way through the ring, from `serial` on; call it for what is due."""
+
+    daemon: Daemon
+    filter: Filter
+    serial: int
+    _introduced: bool = False
+
+    def __call__(self) -> list[Watched]:
+        """At most one reply: accesses, or a count of lost ones; first of all what is covered."""
+        if not self._introduced:
+            self._introduced = True
+            return [Watched([], 0, self.filter.covers, self._matching_devices())]
+        records, self.serial, dropped = self.daemon.recorder.since(self.serial, RECORDS_PER_POLL)
+        accesses = [self._access(record) for record in records if self.filter.matches(record)]
+        if not accesses and not dropped:
+            return []
+        return [Watched(accesses, dropped)]
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is more to look at already."""
+        return self.serial < self.daemon.recorder.serial
+
+    def _matching_devices(self) -> list[str]:
+        return [
+            f"{vm}/{device}"
+            for vm, machine in self.daemon.machines.items()
+            for device in machine.hosts
+            if self.filter.may_match(vm, device)
+        ]
+
+    def _access(self, record: Record) -> Access:
+        (
+            time_ns, vm, vcpu, sequence, space, direction, address, size, value,
+            device, generation, register, status, latency_ns, pc,
+        ) = record  # fmt: skip
+        region, offset = self._place(vm, device, space, address)
+        return Access(
+            time_ns,
+            vm,
+            vcpu,
+            sequence,
+            _SPACES[space],
+            _DIRECTIONS[direction],
+            address,
+            size,
+            value,
+            device or None,
+            generation,
+            region,
+            offset,
+            register or None,
+            self._fields(vm, device, register, offset, size, value),
+            status,
+            latency_ns,
+            pc if pc >= 0 else None,
+        )
+
+    def _place(self, vm: str, device: str, space: int, address: int) -> tuple[str | None, int | None]:
+        """Region and offset of an address, if it still is the device's."""
+        machine = self.daemon.machines.get(vm)
+        claim = machine.find(Space(space), address).claim if machine is not None else None
+        if claim is None or claim.host.name != device:
+            return None, None
+        return claim.region, address - claim.base
+
+    def _fields(
+        self, vm: str, device: str, register: str, offset: int | None, size: int, value: int
+    ) -> dict[str, int]:
+        """The fields by the device's present declaration."""
+        if offset is None or not register:
+            return {}
+        declared = self.daemon.machines[vm].hosts[device].device.declared.get(register)
+        return decode(declared, offset, size, value) if declared is not None else {}

@@ -1,0 +1,1 @@
+"""`mmioctl`: look at a running mmiod, by its control socket.  Imports the standard library only."""

@@ -1,0 +1,41 @@
+"""How things look to people: aligned tables, sizes of time, numbers in hex."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+_UNITS: Final = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[str] = frozenset()) -> str:
+    """Columns under their names, two spaces apart; those in `right` are flush right."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(head, line, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def duration(ns: int | None) -> str:
+    """Nanoseconds, to three digits."""
+    if ns is None:
+        return "-"
+    for factor, unit in _UNITS:
+        if ns >= factor:
+            return f"{ns / factor:.3g}{unit}" if ns < 1000 * factor else f"{ns // factor}{unit}"
+    return f"{ns}ns"
+
+
+def fields(values: dict[str, int]) -> str:
+    """Fields that are not 0."""
+    return " ".join(f"{name}={value:#x}" if value > 9 else f"{name}={value}" for name, value in values.items() if value)
+
+
+def hexadecimal(value: int, size: int = 0) -> str:
+    """A number in hex, with the digits of `size` bytes."""
+    return f"0x{value:0{2 * size}x}"

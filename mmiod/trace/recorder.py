@@ -1,0 +1,63 @@
+"""The recorder: the last accesses, in a ring that everybody can read by serial.
+
+Every record gets the next serial, without a gap.  A reader keeps the serial of the
+record it wants next and asks again when it likes; what the ring has overwritten by
+then it learns as an exact number.  So a reader needs no queue of its own, and a slow
+one costs the accesses nothing: nobody is woken, readers poll (at 20 Hz).
+
+The ring is a list and no deque: slicing a deque costs a walk from its end, up to
+0.3 ms for 65,536 records, against 15 ns that a list costs more for each access.
+"""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+from mmiod.trace.record import Record
+
+
+@define(eq=False)
+class Recorder:
+    """A ring of `capacity` records, at least 1."""
+
+    capacity: int = 1 << 16
+    serial: int = field(default=0, init=False)
+    """Serial of the next record; the number of records ever added."""
+    _ring: list[Record] = field(factory=list, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Check what the configuration said."""
+        if self.capacity < 1:
+            raise ValueError(f"a recorder of {self.capacity} records")
+
+    def add(self, record: Record) -> None:
+        """Keep a record, in place of the oldest one when the ring is full."""
+        serial = self.serial
+        if serial < self.capacity:
+            self._ring.append(record)
+        else:
+            self._ring[serial % self.capacity] = record
+        self.serial = serial + 1
+
+    @property
+    def oldest(self) -> int:
+        """Serial of the oldest record that is still there."""
+        return max(0, self.serial - self.capacity)
+
+    def since(self, serial: int, limit: int) -> tuple[list[Record], int, int]:
+        """Read on from `serial`.
+
+        Returns:
+            At most `limit` records, the serial to ask for next, and how many records
+            between `serial` and the first of these were overwritten.
+        """
+        first = min(max(serial, self.oldest), self.serial)
+        end = min(first + limit, self.serial)
+        start, stop = first % self.capacity, end % self.capacity
+        if first == end:
+            records = []
+        elif start < stop:
+            records = self._ring[start:stop]
+        else:
+            records = self._ring[start:] + self._ring[:stop]
+        return records, end, max(0, first - serial)
