@@ -1,0 +1,236 @@
+"""The connection to the daemon: one blocking SOCK_SEQPACKET socket, one exit at a time.
+
+A daemon that goes away is looked for again for `patience` seconds; the session's token
+lets it go on where it was, and the exit that has no answer yet is sent again.  mmiod
+executes it once, whichever side of the break it fell.
+
+Traps of SOCK_SEQPACKET that shape this module: a connect to a full backlog fails with
+EAGAIN when the socket does not block; an empty message is the end; a peer that died
+with unread data makes the first receive fail with ECONNRESET while its last messages
+can still be read behind it.
+"""
+
+from __future__ import annotations
+
+import array
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from attrs import define, field
+
+from mmiod.errors import MmiodError
+from mmiod.protocol.exit.client import Client
+from mmiod.protocol.exit.completions import Completed
+from mmiod.protocol.exit.events import Ack, Error, Intr, Request, Resumed, ToClient, Welcome
+from mmiod.protocol.exit.table import MAX_MESSAGE, NUMBERS
+from mmiod.values import Exit, HaltExit
+from mmiod.vmm.guest import Slot
+
+RETRY: Final = 0.05
+"""Seconds between two attempts to connect."""
+_BUSY: Final = NUMBERS["error"]["BUSY"]
+_VCPU: Final = 0
+
+
+class LinkLost(MmiodError):
+    """The daemon is gone, or no longer knows the session; the message says which."""
+
+
+class Refused(MmiodError):
+    """The daemon answered with an error; the message has its field and value."""
+
+
+class _Broken(Exception):
+    """This connection has ended."""
+
+
+Connect = Callable[[], socket.socket]
+
+
+def connect_to(path: str) -> Connect:
+    """Connections to the daemon's socket at `path`."""
+
+    def connect() -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.connect(path)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    return connect
+
+
+@define
+class Link:
+    """One session.  `interrupt` is the level of the interrupt request, `requests` what the daemon asks.
+
+    With `follow_intr` unset only completions change the level, so that it changes at the
+    same instruction in every run.
+    """
+
+    connect: Connect
+    client: Client
+    slots: tuple[Slot, ...]
+    patience: float = 10.0
+    follow_intr: bool = True
+    interrupt: bool = False
+    requests: deque[Request] = field(factory=deque)
+    _socket: socket.socket | None = None
+    _buffer: bytearray = field(factory=lambda: bytearray(MAX_MESSAGE))
+
+    # --- what the vCPU needs -------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, say HELLO and map guest memory.
+
+        Raises:
+            LinkLost: nobody listens there for `patience` seconds.
+            Refused: the daemon does not want this client.
+        """
+        self._persist(self._enter)
+
+    def exchange(self, exit_: Exit, guest_ns: int) -> Completed | None:
+        """Send an exit and wait for its completion; None if a request ends an EXIT_HALT instead."""
+        self._send_on(self.client.exit(exit_, guest_ns))
+        while True:
+            event = self._next()
+            if isinstance(event, Completed):
+                self.interrupt = event.interrupt
+                return event
+            if self.requests and isinstance(exit_, HaltExit):
+                return None
+
+    def reset(self) -> None:
+        """Reset the machine's devices; an exit that is outstanding is dropped."""
+        serial, message = self.client.reset()
+        event: ToClient | None = None
+        while not (isinstance(event, Ack) and event.serial == serial):
+            if event is None:
+                self._send_on(message)
+            event = self._next()
+        self.interrupt = False
+
+    def poll(self) -> None:
+        """Take what has arrived, without waiting."""
+        while self._socket is not None and select.select([self._socket], [], [], 0)[0]:
+            self._next()
+
+    def wait(self) -> None:
+        """Wait until something arrives."""
+        self._next()
+
+    def close(self) -> None:
+        """Leave; the daemon keeps the session for the token."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    # --- messages ------------------------------------------------------------------------
+
+    def _send_on(self, message: bytes) -> None:
+        """Send on this connection; on a new one the client's unanswered exit goes out anyway."""
+        try:
+            self._send(message)
+        except _Broken:
+            self._persist(self._continue)
+
+    def _next(self) -> ToClient | None:
+        """The next event; None if the connection broke and another one is open now."""
+        try:
+            return self._handle(self._receive())
+        except _Broken:
+            self._persist(self._continue)
+            return None
+
+    def _handle(self, event: ToClient) -> ToClient:
+        if isinstance(event, Error):
+            if event.code == _BUSY:  # the daemon has not noticed yet that the last connection is gone
+                raise _Broken(event.reason)
+            raise Refused(f"the daemon refuses {event.name} = {event.value:#x}: {event.reason}")
+        if isinstance(event, Request):
+            self.requests.append(event)
+        elif isinstance(event, Intr) and self.follow_intr:
+            self.interrupt = event.level
+        elif isinstance(event, Resumed):
+            self._resend()
+        return event
+
+    def _send(self, message: bytes, descriptor: int | None = None) -> None:
+        assert self._socket is not None
+        rights = (
+            []
+            if descriptor is None
+            else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        )
+        try:
+            self._socket.sendmsg([message], rights)
+        except (BrokenPipeError, ConnectionResetError, ConnectionAbortedError) as error:
+            raise _Broken from error
+
+    def _receive(self) -> ToClient:
+        assert self._socket is not None
+        try:
+            size = self._socket.recv_into(self._buffer)
+        except ConnectionResetError:
+            size = self._last_words()
+        if not size:
+            raise _Broken
+        return self.client.receive(bytes(memoryview(self._buffer)[:size]))
+
+    def _last_words(self) -> int:
+        assert self._socket is not None
+        try:
+            return self._socket.recv_into(self._buffer)
+        except ConnectionResetError:
+            return 0
+
+    def _resend(self) -> None:
+        for message in self.client.unanswered(_VCPU):
+            self._send(message)
+
+    # --- connecting ----------------------------------------------------------------------
+
+    def _persist(self, attempt: Callable[[], None]) -> None:
+        """Open a connection by `attempt`, again and again for `patience` seconds."""
+        until = time.monotonic() + self.patience
+        while True:
+            self.close()
+            try:
+                self._socket = self.connect()
+                attempt()
+            except (_Broken, OSError) as error:
+                if time.monotonic() >= until:
+                    raise LinkLost(
+                        f"no daemon for {self.patience:g} s: {error.__cause__ or error}"
+                    ) from error
+                select.select([], [], [], RETRY)
+            else:
+                return
+
+    def _enter(self) -> None:
+        self._greet()
+        for slot in self.slots:
+            serial, message = self.client.map(
+                slot.number, slot.gpa, slot.length, offset=slot.offset, read_only=slot.read_only
+            )
+            self._send(message, slot.descriptor)
+            while not (isinstance(event := self._handle(self._receive()), Ack) and event.serial == serial):
+                pass
+
+    def _continue(self) -> None:
+        known = self.client.token
+        if not self._greet().continued:
+            raise LinkLost(f"the daemon does not know session {known.hex()} any more")
+        self._resend()
+
+    def _greet(self) -> Welcome:
+        self._send(self.client.hello())
+        while not isinstance(event := self._handle(self._receive()), Welcome):
+            pass
+        return event

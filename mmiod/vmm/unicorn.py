@@ -1,0 +1,205 @@
+"""The accelerator on Unicorn: one vCPU that runs until something is not its own affair.
+
+Memory outside the guest's slots is not mapped.  The hook for such an access refuses it,
+and Unicorn then stops with EIP and all registers exactly at the instruction (a REP: at
+the iteration), so that it can go out as a raw exit.
+
+Port I/O cannot be stopped like that: Unicorn finishes an IN or OUT whose hook asks it to
+stop, and without a code hook even what follows in the same block.  So the hook itself
+asks for the value, one element at a time, and the exit is a decoded one.
+
+HLT stops the run without a reason; what has no other reason is therefore HLT.
+
+Unicorn does not see what somebody else writes into guest RAM.  A device that overwrites
+code which the vCPU already ran goes unnoticed until the next reset.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Final
+
+from attrs import frozen
+from unicorn import unicorn_const as uc, x86_const as x86
+from unicorn.unicorn_py3.unicorn import Uc, UcError, uclib
+
+from mmiod.values import CS, READ, WRITE, Delta, Direction, Intent, VcpuState
+from mmiod.vmm import delivery, meter
+from mmiod.vmm.guest import GuestMemory
+from mmiod.vmm.registers import Registers
+
+NEVER: Final = 1 << 63
+"""An address to run "until" that no 32-bit guest reaches."""
+MAX_CODE: Final = 15
+MAXPHYADDR: Final = 40
+"""Of Unicorn's default processor."""
+
+_IF: Final = 1 << 9
+_INVALID_OPCODE: Final = 6
+_INTENTS: Final = {
+    uc.UC_MEM_READ_UNMAPPED: Intent.READ,
+    uc.UC_MEM_READ_PROT: Intent.READ,
+    uc.UC_MEM_WRITE_UNMAPPED: Intent.WRITE,
+    uc.UC_MEM_WRITE_PROT: Intent.WRITE,
+    uc.UC_MEM_FETCH_UNMAPPED: Intent.EXECUTE,
+    uc.UC_MEM_FETCH_PROT: Intent.EXECUTE,
+}
+_PROTECTION: Final = {
+    Intent.READ: uc.UC_PROT_READ,
+    Intent.WRITE: uc.UC_PROT_WRITE,
+    Intent.EXECUTE: uc.UC_PROT_EXEC,
+}
+
+_translate = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.POINTER(ctypes.c_uint64)
+)(("uc_vmem_translate", uclib))
+
+PortIo = Callable[[Direction, int, int, int], int]
+"""(direction, port, size, value) -> value read."""
+
+
+@frozen
+class Paused:
+    """The meter stopped the run: at its limit, or because an interrupt can be taken."""
+
+
+@frozen
+class Halted:
+    """The vCPU executed HLT; EIP is behind it."""
+
+
+@frozen
+class Touched:
+    """The instruction at EIP touches `gpa`, which is no memory of this guest."""
+
+    gpa: int
+    intent: Intent
+
+
+@frozen
+class Raised:
+    """The instruction raised exception or software interrupt `vector`; EIP is where it returns to."""
+
+    vector: int
+    error_code: int | None
+
+
+Stop = Paused | Halted | Touched | Raised
+
+
+class UnicornCpu:
+    """One vCPU.  `port_io` is called while it runs, between two instructions."""
+
+    def __init__(self, memory: GuestMemory, port_io: PortIo) -> None:
+        self._engine = Uc(uc.UC_ARCH_X86, uc.UC_MODE_32)
+        self._memory = memory
+        self._stop: Stop | None = None
+        for slot in memory.slots:
+            rights = uc.UC_PROT_READ | uc.UC_PROT_EXEC
+            rights |= 0 if slot.read_only else uc.UC_PROT_WRITE
+            host = ctypes.addressof(ctypes.c_char.from_buffer(slot.host))
+            self._engine.mem_map_ptr(slot.gpa, slot.length, rights, host)
+        self.registers = Registers(self._engine)
+        self.meter = meter.install(self._engine)
+        self._install(port_io)
+
+    def _install(self, port_io: PortIo) -> None:
+        def read_port(_engine: object, port: int, size: int, _data: object) -> int:
+            return port_io(READ, port, size, 0)
+
+        def write_port(_engine: object, port: int, size: int, value: int, _data: object) -> None:
+            port_io(WRITE, port, size, value)
+
+        add = self._engine.hook_add
+        add(uc.UC_HOOK_INSN, read_port, aux1=x86.UC_X86_INS_IN)
+        add(uc.UC_HOOK_INSN, write_port, aux1=x86.UC_X86_INS_OUT)
+        add(uc.UC_HOOK_MEM_UNMAPPED | uc.UC_HOOK_MEM_PROT, self._touched)
+        add(uc.UC_HOOK_INTR, self._raised)
+
+    def count_time_stamps(self, now: Callable[[], int]) -> None:
+        """Let RDTSC read `now()` instead of the host's counter."""
+        self._time_stamps = meter.count_time_stamps(self._engine, now)
+
+    # --- running -----------------------------------------------------------------------
+
+    def run(self) -> Stop:
+        """Execute until the meter or something else stops the vCPU.
+
+        Raises:
+            UcError: Unicorn cannot go on, for a reason that is none of `Stop`.
+        """
+        self._stop = None
+        try:
+            self._engine.emu_start(self.registers.eip, NEVER)
+        except UcError as error:
+            if error.errno == uc.UC_ERR_INSN_INVALID:
+                self._stop = Raised(_INVALID_OPCODE, None)
+            elif self._stop is None:
+                raise
+        finally:
+            self.registers.eip = self._engine.reg_read(x86.UC_X86_REG_EIP)
+        paused = self.meter.take_stop()
+        return self._stop or (Paused() if paused else Halted())
+
+    def _touched(self, _engine: object, kind: int, gpa: int, _size: int, _value: int, _data: object) -> bool:
+        if self._stop is None:  # a straddling access asks for each byte
+            self._stop = Touched(gpa, _INTENTS[kind])
+        return False
+
+    def _raised(self, engine: Uc, vector: int, _data: object) -> None:
+        error_code, software = self.registers.exception()
+        pushes = vector in delivery.ERROR_CODE and not software
+        self._stop = Raised(vector, error_code if pushes else None)
+        engine.emu_stop()
+
+    # --- between runs ------------------------------------------------------------------
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether an interrupt would be taken now."""
+        return bool(self.registers.eflags & _IF) and not self.registers.shadow
+
+    def state(self) -> VcpuState:
+        """The registers, for an exit."""
+        return self.registers.load()
+
+    def code(self) -> bytes:
+        """Up to 15 bytes of the instruction at EIP."""
+        return self.read(self.state().segments[CS].base + self.registers.eip, MAX_CODE)
+
+    def read(self, linear: int, size: int) -> bytes:
+        """Instruction bytes from a linear address; fewer where they cannot be fetched."""
+        data = b""
+        while len(data) < size:
+            at = linear + len(data) & 0xFFFF_FFFF
+            gpa = self.translate(at, Intent.EXECUTE)
+            part = b"" if gpa is None else self._memory.read(gpa, min(size - len(data), 4096 - at % 4096))
+            if not part:
+                break
+            data += part
+        return data
+
+    def translate(self, linear: int, intent: Intent) -> int | None:
+        """The physical address, with accessed and dirty bits set; None where that would fault."""
+        gpa = ctypes.c_uint64()
+        status = _translate(meter.handle(self._engine), linear, _PROTECTION[intent], ctypes.byref(gpa))
+        return None if status else gpa.value
+
+    def apply(self, delta: Delta) -> None:
+        """Write back what an instruction did that mmiod executed."""
+        for gpa, data in delta.memory:
+            self._memory.write(gpa, data)
+            self._engine.ctl_remove_cache(gpa, gpa + len(data))
+        self.registers.apply(delta)
+
+    def deliver(self, vector: int, error_code: int | None = None, cr2: int | None = None) -> None:
+        """Take an interrupt or raise an exception: see `delivery.deliver`."""
+        if cr2 is not None:
+            self._engine.reg_write(x86.UC_X86_REG_CR2, cr2 & 0xFFFF_FFFF)
+        delivery.deliver(self._engine, self.registers, self._memory, vector, error_code)
+
+    def reset(self) -> None:
+        """The state after a reset; memory keeps what it holds."""
+        self.registers.reset()
+        self._engine.ctl_flush_tb()

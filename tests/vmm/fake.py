@@ -1,0 +1,256 @@
+"""A daemon of one VM in a thread, answering from a function, and guests as bytes.
+
+It keeps the books that a real daemon keeps (one reply per exit, a resend is not
+executed again), so that a test sees each exit once however often it was sent.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from mmiod.protocol.exit import replies
+from mmiod.protocol.exit.client import Client
+from mmiod.protocol.exit.codec import pack
+from mmiod.protocol.exit.completions import NO_DEADLINE, encode_completion
+from mmiod.protocol.exit.events import Arrived, Hello, Map, Reset
+from mmiod.protocol.exit.readers import read
+from mmiod.protocol.exit.table import MAX_MESSAGE, NUMBERS
+from mmiod.values import Completion, DecodedExit, Direction, Exit, HaltExit, TickExit, Values
+from mmiod.vmm.clock import Clock, DaemonClock, InstructionClock
+from mmiod.vmm.guest import GuestMemory
+from mmiod.vmm.link import Link
+
+if TYPE_CHECKING:
+    from mmiod.vmm.vcpu import Vcpu
+
+EXIT_PORT = 0xF4
+"""A write here ends the run with the value as exit code."""
+TOKEN = b"0123456789abcdef"
+VM = "test"
+
+Answer = Callable[["FakeDaemon", Exit], Completion | None]
+"""None: no completion for now (a HLT with nothing pending)."""
+
+
+def ones(_daemon: FakeDaemon, exit_: Exit) -> Completion | None:
+    """What a machine without devices answers: port reads are all ones, interrupts none."""
+    if isinstance(exit_, HaltExit):
+        return None
+    if isinstance(exit_, TickExit):
+        return Values()
+    assert isinstance(exit_, DecodedExit), exit_
+    return Values(b"\xff" * exit_.size if exit_.direction is Direction.READ else b"")
+
+
+@define
+class FakeDaemon:
+    """The daemon's end of a socket pair for each connection.
+
+    `exits` are the executed ones with their guest_ns.  A sequence number in
+    `break_before` or `break_after` closes the connection when that exit arrives, before
+    or after it was executed, and before the reply is sent.
+    """
+
+    answer: Answer = ones
+    interrupt: bool = False
+    deadline_ns: int = NO_DEADLINE
+    halt_ns: int = 0
+    """By how much a halt moves guest time on."""
+    knows: bool = True
+    """Whether it knows its session again."""
+    greeting: bytes = b""
+    """Sent instead of WELCOME."""
+    break_before: set[int] = field(factory=set)
+    break_after: set[int] = field(factory=set)
+    exits: list[tuple[Exit, int]] = field(factory=list)
+    maps: list[Map] = field(factory=list)
+    resets: list[Reset] = field(factory=list)
+    hellos: list[Hello] = field(factory=list)
+    resends: int = 0
+    failure: BaseException | None = None
+    _last: tuple[bytes, bytes] = (b"", b"")
+    _socket: socket.socket | None = None
+    _threads: list[threading.Thread] = field(factory=list)
+
+    def connect(self) -> socket.socket:
+        """A connection, as `Link.connect` wants it."""
+        if self.failure is not None:
+            raise ConnectionRefusedError(self.failure)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.settimeout(10)  # a guest that went astray fails its test
+        self._socket = ours
+        thread = threading.Thread(target=self._serve, args=[ours], daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return theirs
+
+    def join(self) -> None:
+        """Wait for the threads, whose client has closed; raise what went wrong in one."""
+        for thread in self._threads:
+            thread.join(10)
+        if self.failure is not None:
+            raise self.failure
+
+    def send(self, message: bytes) -> None:
+        """Send a message of our own accord."""
+        assert self._socket is not None
+        self._socket.send(message)
+
+    def request(self, kind: str, value: int = 0) -> None:
+        """Ask the hypervisor for something."""
+        self.send(replies.request(NUMBERS["request_kind"][kind], value=value))
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                while self._take(connection):
+                    pass
+        except OSError:
+            pass  # the client left
+        except BaseException as error:  # noqa: BLE001 - the test shall see it, whatever it is
+            self.failure = error
+
+    def _take(self, connection: socket.socket) -> bool:
+        data, descriptors, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 4)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if not data:
+            return False
+        message = read(data)
+        if isinstance(message, Arrived):
+            return self._exit(connection, message)
+        connection.send(self._control(message))
+        return True
+
+    def _control(self, message: object) -> bytes:
+        if isinstance(message, Hello):
+            self.hellos.append(message)
+            return self.greeting or self._welcome(message)
+        if isinstance(message, Map):
+            self.maps.append(message)
+        elif isinstance(message, Reset):
+            self.resets.append(message)
+        assert isinstance(message, Map | Reset), message
+        return replies.ack(message.serial)
+
+    def _welcome(self, hello: Hello) -> bytes:
+        continued = hello.token == TOKEN and self.knows
+        return pack(
+            "WELCOME",
+            NUMBERS["welcome_flag"]["CONTINUED"] if continued else 0,
+            version=1,
+            token=TOKEN,
+            capabilities=hello.required | hello.optional,
+        )
+
+    def _exit(self, connection: socket.socket, arrived: Arrived) -> bool:
+        body, reply = self._last
+        if arrived.exit.sequence in self.break_before:
+            self.break_before.discard(arrived.exit.sequence)
+            return False
+        if arrived.body == body:
+            self.resends += 1
+            connection.send(reply)
+            return True
+        reply = self._execute(arrived)
+        self._last = arrived.body, reply
+        if arrived.exit.sequence in self.break_after:
+            return False
+        if reply:
+            connection.send(reply)
+        return True
+
+    def _execute(self, arrived: Arrived) -> bytes:
+        self.exits.append((arrived.exit, arrived.guest_ns))
+        exit_ = arrived.exit
+        if isinstance(exit_, DecodedExit) and exit_.address == EXIT_PORT:
+            self.request("EXIT", exit_.data[0])
+            completion: Completion | None = Values()
+        else:
+            completion = self.answer(self, exit_)
+        if completion is None:
+            return b""
+        return encode_completion(
+            completion,
+            vcpu=exit_.vcpu,
+            sequence=exit_.sequence,
+            posted=0,
+            interrupt=self.interrupt,
+            guest_ns=arrived.guest_ns + (self.halt_ns if isinstance(exit_, HaltExit) else 0),
+            deadline_ns=self.deadline_ns,
+        )
+
+
+def firmware(code: str, **places: str) -> bytes:
+    """64 KiB of ROM that jumps to `code` at f000:0000; `places` are further pieces ("at_0200").
+
+    Bytes are written as hex digits, with blanks where they help.
+    """
+    image = bytearray(65536)
+    image[0xFFF0:0xFFF5] = bytes.fromhex("ea 0000 00f0")  # jmp f000:0000
+    for at, piece in {"at_0": code, **places}.items():
+        data = bytes.fromhex(piece)
+        offset = int(at.removeprefix("at_"), 16)
+        image[offset : offset + len(data)] = data
+    return bytes(image)
+
+
+EXIT = "b0 00 e6 f4 f4"
+"""mov al, 0; out 0xf4, al; hlt: ends the run with code 0."""
+
+IVT_20 = "c7068000 0002 c7068200 00f0"
+"""mov word [0x80], 0x200; mov word [0x82], 0xf000: vector 0x20 is f000:0200 (DS is 0)."""
+
+GDT = "0000000000000000 ffff0000009bcf00 ffff00000093cf00 ffff0000009b0f00 ffff000000930f00"
+"""At offset 0x800: null, 08 flat code, 10 flat data, 18 16-bit code with 64 KiB x 16, 20 16-bit data."""
+GDTR = "2700 00080f00"
+"""At offset 0x7f0: limit and linear address of GDT."""
+
+
+@define
+class Run:
+    """A guest, a daemon and what joins them; made by `guest`."""
+
+    daemon: FakeDaemon
+    memory: GuestMemory
+    link: Link
+    vcpu: Vcpu
+
+    def run(self) -> int:
+        """Run to the end; the exit code."""
+        try:
+            return self.vcpu.run()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Disconnect, and see what the daemon's thread has to say."""
+        self.link.close()
+        self.memory.close()
+        self.daemon.join()
+
+
+def guest(image: bytes, daemon: FakeDaemon, *, shift: int | None = None) -> Run:
+    """A guest of 1 MiB with `image` as firmware; with `shift`, guest time is counted instructions."""
+    from mmiod.vmm.vcpu import Vcpu  # noqa: PLC0415 - the mark `needs` comes first
+
+    memory = GuestMemory.create(1, image)
+    link = Link(daemon.connect, Client(VM, vcpus=1), memory.slots, patience=0.2, follow_intr=shift is None)
+    link.open()
+    clock: Clock = DaemonClock() if shift is None else InstructionClock(shift)
+    vcpu = Vcpu(link, memory, clock)
+    if shift is not None:
+        vcpu.cpu.count_time_stamps(vcpu.guest_ns)
+    return Run(daemon, memory, link, vcpu)
+
+
+def ports(run: Run) -> list[tuple[str, int, bytes]]:
+    """The port writes and reads before the last one, as (direction, port, data)."""
+    decoded = [exit_ for exit_, _ in run.daemon.exits if isinstance(exit_, DecodedExit)]
+    return [(exit_.direction.name, exit_.address, exit_.data) for exit_ in decoded[:-1]]
