@@ -1,0 +1,94 @@
+"""The daemon's command line: `mmiod serve | check-config | demo`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mmiod import __version__
+
+if TYPE_CHECKING:
+    from mmiod.errors import ConfigError
+
+DEFAULT_CONFIG: Final = Path("/etc/mmiod/mmiod.toml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; the exit status is 0 if all went well, 1 if not, 2 for a wrong call."""
+    parsed = _parser().parse_args(arguments)
+    status: int = parsed.run(parsed)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mmiod", description="Device models for virtual machines, in Python."
+    )
+    parser.add_argument("--version", action="version", version=f"mmiod {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="answer the exits of the configured VMs")
+    serve.set_defaults(run=_serve)
+    check = commands.add_parser("check-config", help="say everything that is wrong with a configuration")
+    check.set_defaults(run=_check)
+    for command in (serve, check):
+        command.add_argument(
+            "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s"
+        )
+    demo = commands.add_parser("demo", help="boot SeaBIOS on Python devices and show the traffic")
+    demo.add_argument(
+        "--memory", type=int, default=128, metavar="MIB", help="guest memory (default: %(default)s)"
+    )
+    demo.add_argument("--json", action="store_true", help="print the final figures as JSON only")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    import faulthandler
+
+    import trio
+
+    from mmiod import config, daemon
+    from mmiod.errors import ConfigError
+    from mmiod.service import activation, log, notify
+
+    faulthandler.enable()  # the service manager's watchdog aborts us: say where we hang
+    notifier = notify.from_environment()
+    try:
+        loaded = config.load(arguments.config)
+        limiter = log.configure(loaded.daemon.log_level)
+        built = daemon.build(loaded)
+        trio.run(daemon.serve, built, notifier, limiter, activation.passed_sockets())
+    except ConfigError as error:
+        return _refuse(error)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from mmiod import config, daemon
+    from mmiod.errors import ConfigError
+
+    try:
+        built = daemon.build(config.load(arguments.config))
+    except ConfigError as error:
+        return _refuse(error)
+    print(f"{arguments.config}: {built.status()}")
+    return 0
+
+
+def _refuse(error: ConfigError) -> int:
+    print("\n".join(error.problems), file=sys.stderr)
+    return 1
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from mmiod import demo
+
+    return demo.run(memory_mib=arguments.memory, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The configuration: mmiod.toml and machine files, checked as a whole.
+
+Everything that is wrong is reported at once, as "file: path: reason", before anything
+starts.  docs: config/mmiod.toml is the commented reference.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import attrs
+import cattrs
+from attrs import field, frozen
+from cattrs.gen import make_dict_structure_fn
+
+from mmiod.device import Device
+from mmiod.errors import ConfigError
+from mmiod.machine.address_map import LENGTHS, Policy
+from mmiod.machine.description import DeviceDescription, MachineDescription, Placement, UnclaimedDescription
+from mmiod.values import Space
+
+T = TypeVar("T")
+
+SLOT: Final = re.compile(r"([0-9a-fA-F]{2}):([0-1][0-9a-fA-F])\.([0-7])$")
+VM_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")
+
+
+@frozen
+class DaemonConfig:
+    """What holds for the whole daemon."""
+
+    control: Path = Path("/run/mmiod/control")
+    """The control socket."""
+    plugins: tuple[Path, ...] = ()
+    """Directories of device plugins, searched before the bundled ones."""
+    hook_deadline_ms: int = 100
+    """A device's hook that runs longer is interrupted and its device quarantined."""
+    reconnect_grace_s: int = 30
+    """How long a VM's devices wait for a hypervisor that lost its connection."""
+    recorder_capacity: int = 65536
+    """Accesses that the traffic recorder keeps."""
+    rep_bound: int = 1024
+    """Iterations of a REP instruction in one exit."""
+    max_vcpus: int = 64
+    max_slots: int = 64
+    """Of guest memory, per VM."""
+    log_level: str = field(
+        default="info", validator=attrs.validators.in_(("debug", "info", "warning", "error"))
+    )
+
+
+@frozen
+class VmConfig:
+    """One VM: its name, its machine file and its socket."""
+
+    name: str = field()
+    machine: Path
+    socket: Path
+
+    @name.validator
+    def _check_name(self, _: object, value: str) -> None:
+        if not VM_NAME.match(value):
+            raise ValueError(f"{value!r}: a VM's name is 1 to 31 letters, digits, _ . -")
+
+
+@frozen
+class Config:
+    """The contents of mmiod.toml."""
+
+    vm: tuple[VmConfig, ...] = field()
+    daemon: DaemonConfig = DaemonConfig()
+
+    @vm.validator
+    def _check_names(self, _: object, vms: tuple[VmConfig, ...]) -> None:
+        names = [vm.name for vm in vms]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if not vms or twice:
+            raise ValueError(f"two VMs are called {twice[0]}" if twice else "no VM")
+
+
+def load(path: Path) -> Config:
+    """Read mmiod.toml; relative paths in it are relative to it.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    return _structure(path, _read(path), Config, _converter(path.parent))
+
+
+def load_machine(path: Path) -> MachineDescription:
+    """Read a machine file.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    return _structure(path, _read(path), MachineDescription, _converter(path.parent))
+
+
+def configure(plugin: type[Device], described: DeviceDescription) -> object:
+    """A device's configuration, for its plugin's class.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    return _structure(Path("config"), described.config, plugin.config_class, _converter(Path()))
+
+
+def _read(path: Path) -> Mapping[str, object]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: {error}"]) from error
+
+
+def _structure(path: Path, data: Mapping[str, object], kind: type[T], converter: cattrs.Converter) -> T:
+    try:
+        return converter.structure(data, kind)
+    except (cattrs.BaseValidationError, ValueError, TypeError) as error:
+        problems = cattrs.transform_error(error, format_exception=_explain)
+        raise ConfigError([f"{path}: {_place(problem)}" for problem in problems]) from error
+
+
+def _explain(error: BaseException, kind: type | None) -> str:
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        unknown = ", ".join(sorted(error.extra_fields))
+        known = ", ".join(field.name for field in attrs.fields(error.cl))
+        return f"unknown {unknown}; known are {known or 'none'}"
+    if isinstance(error, KeyError):
+        return "is missing"
+    if isinstance(error, ValueError | TypeError):
+        return str(error)
+    return cattrs.v.format_exception(error, kind)
+
+
+def _place(problem: str) -> str:
+    """Turn "reason @ $.vm[0].name" into "vm[0].name: reason"."""
+    reason, _, place = problem.rpartition(" @ ")
+    place = place.removeprefix("$").removeprefix(".")
+    return f"{place}: {reason}" if place else reason
+
+
+# --- how TOML values become ours --------------------------------------------------------
+
+
+def _converter(directory: Path) -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    hooks: dict[type, Callable[[Any, Any], object]] = {
+        int: _integer,
+        bool: _exact(bool, "true or false"),
+        str: _exact(str, "a text"),
+        Path: lambda value, _: directory / _exact(str, "a path")(value, str),
+        Space: lambda value, _: _space(value),
+        Policy: lambda value, _: _policy(value),
+        Placement: lambda value, _: _placement(value),
+    }
+    for kind, hook in hooks.items():
+        converter.register_structure_hook(kind, hook)
+    converter.register_structure_hook(
+        DeviceDescription,
+        make_dict_structure_fn(
+            DeviceDescription,
+            converter,
+            _cattrs_forbid_extra_keys=True,
+            slot=cattrs.override(struct_hook=lambda value, _: _slot(value)),
+            config=cattrs.override(struct_hook=lambda value, _: value),
+        ),
+    )
+    converter.register_structure_hook(
+        UnclaimedDescription,
+        make_dict_structure_fn(UnclaimedDescription, converter, _cattrs_forbid_extra_keys=True),
+    )
+    return converter
+
+
+def _integer(value: object, _: object) -> int:
+    if isinstance(value, str):
+        return int(value, 0)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is no integer")
+    return value
+
+
+def _exact(kind: type, name: str) -> Callable[[object, object], Any]:
+    def structure(value: object, _: object) -> object:
+        if not isinstance(value, kind):
+            raise TypeError(f"{value!r} is not {name}")
+        return value
+
+    return structure
+
+
+def _space(value: object) -> Space:
+    names = {space.name.lower(): space for space in Space}
+    if value not in names:
+        raise ValueError(f"{value!r} is no address space; there are {', '.join(names)}")
+    return names[str(value)]
+
+
+def _policy(value: object) -> Policy:
+    names = {policy.name.lower(): policy for policy in Policy}
+    if value not in names:
+        raise ValueError(f"{value!r} is no policy; there are {', '.join(names)}")
+    return names[str(value)]
+
+
+def _placement(value: object) -> Placement:
+    space, colon, base = str(value).partition(":")
+    if not colon:
+        raise ValueError(f'{value!r}: a place is "pio:0x3f8" or "mmio:0xfed40000"')
+    place = Placement(_space(space), int(base, 0))
+    if not 0 <= place.base < LENGTHS[place.space]:
+        raise ValueError(f"{base} is outside {space}, which ends at {LENGTHS[place.space] - 1:#x}")
+    return place
+
+
+def _slot(value: object) -> int:
+    found = SLOT.match(str(value))
+    if found is None:
+        raise ValueError(f'{value!r}: a slot is "00:01.0", bus:device.function')
+    bus, device, function = int(found[1], 16), int(found[2], 16), int(found[3])
+    return bus << 20 | device << 15 | function << 12

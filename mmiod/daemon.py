@@ -1,0 +1,360 @@
+"""The daemon: what it is made of, and the one nursery in which it lives.
+
+serve
+  pump                  the core task: all exit sockets
+  attachment per VM     its clock and its sessions' grace
+  device task           one per device that has backends
+  control               the varlink socket
+  signals, reports, the service manager's watchdog
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import signal
+import socket
+import stat
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+from attrs import define, field
+
+from mmiod import config as configuration
+from mmiod.attach.vm import VmAttachment
+from mmiod.control.commands import interface
+from mmiod.control.server import Server
+from mmiod.control.service import Service
+from mmiod.core.device_task import Backend, DeviceTask, make_backend
+from mmiod.core.pump import Pump
+from mmiod.core.watchdog import Watchdog
+from mmiod.device import Device
+from mmiod.errors import ConfigError, MachineError, PluginError
+from mmiod.machine.clock import MachineClock
+from mmiod.machine.machine import Machine, Part, assemble
+from mmiod.plugins.loader import bundled_directories, load
+from mmiod.protocol.exit import Offer
+from mmiod.service.limiter import PERIOD_S, RateLimiter
+from mmiod.service.notify import Notifier
+from mmiod.trace import Recorder
+from mmiod.values import Space
+
+if TYPE_CHECKING:
+    from mmiod.attach.flights import Flights
+    from mmiod.config import Config, VmConfig
+    from mmiod.machine.description import MachineDescription
+
+LISTEN_BACKLOG: Final = 128
+GENERATION: Final = 1
+LEVELS: Final = {"device_quarantined": "error", "access_unclaimed": "warning"}
+"""Of events that are no plain information."""
+
+
+@define(eq=False)
+class Daemon:
+    """Everything that runs; also what the control socket sees."""
+
+    config: Config
+    recorder: Recorder
+    machines: Mapping[str, Machine]
+    attachments: Mapping[str, VmAttachment]
+    pump: Pump
+    watchdog: Watchdog
+    device_tasks: list[DeviceTask]
+    stopping: trio.Event = field(factory=trio.Event)
+
+    def flights(self, vm: str) -> Flights | None:
+        """The exits of a VM's session; None while no hypervisor is attached."""
+        session = self.attachments[vm].session
+        return session.flights if session is not None else None
+
+    def work(self, action: Callable[[], None]) -> None:
+        """Run an action that calls a plugin's code: under the watchdog's eyes."""
+        self.pump.work(action)
+
+    def status(self) -> str:
+        """One line for people."""
+        attached = sum(attachment.primary is not None for attachment in self.attachments.values())
+        devices = sum(len(machine.hosts) for machine in self.machines.values())
+        return f"{len(self.machines)} VMs, {attached} attached, {devices} devices, {self.recorder.serial} accesses"
+
+
+# --- building ----------------------------------------------------------------------------
+
+
+def build(config: Config) -> Daemon:
+    """Load all plugins and assemble all machines; nothing is started.
+
+    Raises:
+        ConfigError: with every problem of every machine file.
+    """
+    recorder = Recorder(config.daemon.recorder_capacity)
+    plugins = _Plugins([*config.daemon.plugins, *bundled_directories()])
+    machines: dict[str, Machine] = {}
+    tasks: list[DeviceTask] = []
+    problems: list[str] = []
+    for vm in config.vm:
+        try:
+            machines[vm.name] = _machine(vm, plugins, recorder, tasks)
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
+    settings = config.daemon
+    watchdog = Watchdog(
+        [machine.mark for machine in machines.values()], settings.hook_deadline_ms * 1_000_000
+    )
+    pump = Pump(watchdog.working)
+    offer = Offer(
+        capabilities=0,  # the attachment's to say: they depend on the machine
+        generation=GENERATION,
+        hook_deadline_ns=settings.hook_deadline_ms * 1_000_000,
+        max_vcpus=settings.max_vcpus,
+        max_slots=settings.max_slots,
+        rep_bound=settings.rep_bound,
+    )
+    attachments = {
+        name: VmAttachment(machine, pump, offer, settings.reconnect_grace_s)
+        for name, machine in machines.items()
+    }
+    return Daemon(config, recorder, machines, attachments, pump, watchdog, tasks)
+
+
+@define
+class _Plugins:
+    """Device classes by plugin name; each is loaded once for all its instances."""
+
+    directories: list[Path]
+    loaded: dict[str, type[Device]] = field(factory=dict)
+
+    def get(self, name: str) -> type[Device]:
+        if name not in self.loaded:
+            self.loaded[name] = load(name, self.directories)
+        return self.loaded[name]
+
+
+def _machine(vm: VmConfig, plugins: _Plugins, recorder: Recorder, tasks: list[DeviceTask]) -> Machine:
+    description = configuration.load_machine(vm.machine)
+    problems: list[str] = []
+    parts: dict[str, Part] = {}
+    backends: dict[tuple[str, str], Backend] = {}
+    for name, described in description.devices.items():
+        try:
+            plugin = plugins.get(described.plugin)
+            parts[name] = (plugin, configuration.configure(plugin, described))
+            backends.update(_backends(vm.name, name, plugin, described.streams))
+        except ConfigError as error:
+            problems += [f"{vm.machine}: devices.{name}.{problem}" for problem in error.problems]
+        except (PluginError, ValueError) as error:
+            problems.append(f"{vm.machine}: devices.{name}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    machine = _assemble(vm, description, parts, recorder)
+    for device in machine.hosts:
+        own = {stream: backend for (owner, stream), backend in backends.items() if owner == device}
+        if own:
+            task = DeviceTask(own)
+            machine.backends.update({(device, stream): queue.put for stream, queue in task.queues.items()})
+            tasks.append(task)
+    return machine
+
+
+def _assemble(
+    vm: VmConfig, description: MachineDescription, parts: Mapping[str, Part], recorder: Recorder
+) -> Machine:
+    clock = MachineClock(time.monotonic_ns, _wall_s)
+    notify = partial(_notify, vm.name)
+    try:
+        return assemble(vm.name, description, parts, clock, notify, recorder.add)
+    except MachineError as error:
+        raise ConfigError([f"{vm.machine}: {error}"]) from error
+
+
+def _wall_s() -> float:
+    return time.clock_gettime(time.CLOCK_REALTIME)
+
+
+def _backends(
+    vm: str, device: str, plugin: type[Device], streams: Mapping[str, str]
+) -> Iterator[tuple[tuple[str, str], Backend]]:
+    for stream, spec in streams.items():
+        if stream not in plugin.streams:
+            raise ValueError(f"streams.{stream}: the device has {', '.join(plugin.streams) or 'no stream'}")
+        backend = make_backend(spec, vm, device, stream)
+        if backend is not None:
+            yield (device, stream), backend
+
+
+def _notify(vm: str, event: str, **fields: object) -> None:
+    level = LEVELS.get(event, "info")
+    if event == "access_unclaimed" and fields["space"] == Space.PIO.name.lower():
+        level = "debug"  # firmware and systems probe ports blindly
+    getattr(structlog.get_logger(), level)(event, vm=vm, **fields)
+
+
+# --- running -------------------------------------------------------------------------------
+
+
+async def serve(
+    daemon: Daemon,
+    notifier: Notifier,
+    limiter: RateLimiter,
+    passed: Mapping[str, list[socket.socket]],
+) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        daemon: what to run.
+        notifier: the service manager.
+        limiter: the log's, whose counts are reported.
+        passed: listening sockets that the service manager opened, by name
+            (`exit.VM`, `control`).
+
+    Raises:
+        ConfigError: a socket cannot be bound.
+    """
+    log = structlog.get_logger()
+    with contextlib.ExitStack() as sockets:
+        for vm in daemon.config.vm:
+            for listener in _listeners(sockets, passed, f"exit.{vm.name}", vm.socket, socket.SOCK_SEQPACKET):
+                daemon.attachments[vm.name].listen(listener)
+        control = [
+            trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+            for listener in _listeners(
+                sockets, passed, "control", daemon.config.daemon.control, socket.SOCK_STREAM
+            )
+        ]
+        daemon.watchdog.start()
+        sockets.callback(daemon.watchdog.stop)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_handle_signals, daemon)
+            nursery.start_soon(daemon.pump.run)
+            for attachment in daemon.attachments.values():
+                nursery.start_soon(attachment.run)
+            for task in daemon.device_tasks:
+                nursery.start_soon(task.run)
+            nursery.start_soon(Server(Service.of(interface(daemon))).run, control)
+            nursery.start_soon(_report, daemon, notifier, limiter)
+            if notifier.watchdog_s is not None:
+                nursery.start_soon(_feed_watchdog, daemon, notifier)
+            gc.collect()
+            gc.freeze()  # what is here now stays; collecting it again would only cost pauses
+            notifier.ready(daemon.status())
+            log.info("daemon_started", vms=sorted(daemon.machines), control=str(daemon.config.daemon.control))
+            await daemon.stopping.wait()
+            notifier.stopping("answering what is in flight")
+            for attachment in daemon.attachments.values():
+                attachment.stop()
+            log.info("daemon_stopped", accesses=daemon.recorder.serial)
+            nursery.cancel_scope.cancel()
+    limiter.report(final=True)
+
+
+def _listeners(
+    stack: contextlib.ExitStack,
+    passed: Mapping[str, list[socket.socket]],
+    name: str,
+    path: Path,
+    kind: socket.SocketKind,
+) -> list[socket.socket]:
+    """The passed sockets of that name, or one of our own, which disappears in the end."""
+    if name in passed:
+        return passed[name]
+    try:
+        return [_bind(stack, path, kind)]
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror or error}"]) from error
+
+
+def _bind(stack: contextlib.ExitStack, path: Path, kind: socket.SocketKind) -> socket.socket:
+    _remove_stale(path, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listener = stack.enter_context(socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC))
+    mask = os.umask(0o117)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    stack.callback(path.unlink, missing_ok=True)
+    listener.listen(LISTEN_BACKLOG)
+    return listener
+
+
+def _remove_stale(path: Path, kind: socket.SocketKind) -> None:
+    """Remove a socket that nobody listens on; refuse to take one over that somebody does."""
+    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+        return
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OSError(errno.EADDRINUSE, "another daemon serves this socket")
+
+
+async def _handle_signals(daemon: Daemon) -> None:
+    actions: dict[int, Callable[[], None]] = {
+        signal.SIGTERM: daemon.stopping.set,
+        signal.SIGINT: daemon.stopping.set,
+        signal.SIGUSR2: partial(_dump, daemon),
+    }
+    with trio.open_signal_receiver(*actions) as received:
+        async for number in received:
+            actions[number]()
+
+
+async def _report(daemon: Daemon, notifier: Notifier, limiter: RateLimiter) -> None:
+    """What was held back from the log, and one line for the service manager."""
+    while True:
+        await trio.sleep(PERIOD_S)
+        limiter.report()
+        notifier.status(daemon.status())
+
+
+async def _feed_watchdog(daemon: Daemon, notifier: Notifier) -> None:
+    """The message goes out from the core task: if that hangs, none goes."""
+    assert notifier.watchdog_s is not None
+    while True:
+        daemon.pump.soon(notifier.watchdog)
+        await trio.sleep(notifier.watchdog_s)
+
+
+def _dump(daemon: Daemon) -> None:
+    """SIGUSR2: all tasks with their stacks, all exits in flight."""
+    log = structlog.get_logger()
+    for task in _tasks(trio.lowlevel.current_root_task()):
+        frames = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in _stack(task)]
+        log.info("task_dumped", task=task.name, stack=frames)
+    for name in daemon.machines:
+        flights = daemon.flights(name)
+        for flight in flights.current.values() if flights else ():
+            log.info(
+                "exit_dumped",
+                vm=name,
+                vcpu=flight.vcpu,
+                sequence=flight.sequence,
+                kind=type(flight.exit).__name__,
+                waits_for=flight.waits_for.name if flight.waits_for else None,
+                age_ms=(time.monotonic_ns() - flight.since_ns) // 1_000_000,
+            )
+
+
+def _tasks(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
+    if task is not None:
+        yield task
+        for nursery in task.child_nurseries:
+            for child in nursery.child_tasks:
+                yield from _tasks(child)
+
+
+def _stack(task: trio.lowlevel.Task) -> traceback.StackSummary:
+    return traceback.StackSummary.extract(task.iter_await_frames())
