@@ -29,6 +29,18 @@ SLOT: Final = re.compile(r"([0-9a-fA-F]{2}):([0-1][0-9a-fA-F])\.([0-7])$")
 VM_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")
 
 
+MAX_REP_BOUND: Final = 1024
+"""So that what the iterations write to unmapped memory fits the completion."""
+
+
+def _between(low: int, high: int) -> Callable[[object, object, int], None]:
+    def validate(_instance: object, _attribute: object, value: int) -> None:
+        if not low <= value <= high:
+            raise ValueError(f"{value} is not within {low}..{high}")
+
+    return validate
+
+
 @frozen
 class DaemonConfig:
     """What holds for the whole daemon."""
@@ -37,16 +49,16 @@ class DaemonConfig:
     """The control socket."""
     plugins: tuple[Path, ...] = ()
     """Directories of device plugins, searched before the bundled ones."""
-    hook_deadline_ms: int = 100
+    hook_deadline_ms: int = field(default=100, validator=_between(1, 60_000))
     """A device's hook that runs longer is interrupted and its device quarantined."""
-    reconnect_grace_s: int = 30
+    reconnect_grace_s: int = field(default=30, validator=_between(0, 86_400))
     """How long a VM's devices wait for a hypervisor that lost its connection."""
-    recorder_capacity: int = 65536
+    recorder_capacity: int = field(default=65536, validator=_between(1, 1 << 24))
     """Accesses that the traffic recorder keeps."""
-    rep_bound: int = 1024
+    rep_bound: int = field(default=1024, validator=_between(1, MAX_REP_BOUND))
     """Iterations of a REP instruction in one exit."""
-    max_vcpus: int = 64
-    max_slots: int = 64
+    max_vcpus: int = field(default=64, validator=_between(1, 1024))
+    max_slots: int = field(default=64, validator=_between(1, 4096))
     """Of guest memory, per VM."""
     log_level: str = field(
         default="info", validator=attrs.validators.in_(("debug", "info", "warning", "error"))

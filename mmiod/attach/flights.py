@@ -28,6 +28,7 @@ from mmiod.values import (
     Exit,
     HaltExit,
     RawExit,
+    Retry,
     TickExit,
     Unsupported,
     Values,
@@ -116,13 +117,12 @@ class Flights:
         self.current[vcpu].reply_to = connection
 
     def drop(self, vcpu: int | None) -> None:
-        """A reset of one vCPU or of all: what is under way has no completion."""
-        for flight in list(self._all()):
+        """A reset of one vCPU or of all: what is under way ends, with RETRY for who waits for it."""
+        for flight in list(self.current.values()):
             if vcpu is None or flight.vcpu == vcpu:
                 flight.dropped = True
-                self.current.pop(flight.vcpu, None)
                 self._backlog.pop(flight.vcpu, None)
-                self.ledger.drop(flight.vcpu)
+                self._finish(flight, Retry())
         if vcpu is None:
             self._waiting.clear()  # the machine's reset made all devices forget what they owe
 
@@ -147,7 +147,7 @@ class Flights:
 
     def held_up(self) -> Iterator[Flight]:
         """What waits for a device."""
-        return (flight for flight in self._all() if flight.waits_for is not None)
+        return (flight for flight in self.current.values() if flight.waits_for is not None)
 
     # --- under way -------------------------------------------------------------------------
 
@@ -238,7 +238,3 @@ class Flights:
         flights = [self.current.get(vcpu) for vcpu in self._seen]
         return all(flight is not None and isinstance(flight.exit, HaltExit) for flight in flights)
 
-    def _all(self) -> Iterator[Flight]:
-        yield from self.current.values()
-        for backlog in self._backlog.values():
-            yield from backlog

@@ -30,6 +30,8 @@ from mmiod.control.varlink import (
 MAX_CLIENTS: Final = 64
 POLL_S: Final = 0.05
 """Between two looks of a stream at what is new."""
+CATCH_UP_S: Final = 0.005
+"""The same while a stream is behind: it gets about a tenth of the core's time, and loses the rest."""
 
 
 class Gone(Exception):
@@ -70,11 +72,8 @@ class Client:
         while True:
             for reply in stream():
                 await self.stream.send_all(encode_reply(CONVERTER.unstructure(reply), continues=True))
-            if stream.behind:
-                await trio.lowlevel.checkpoint()
-            else:
-                with trio.move_on_after(POLL_S):
-                    await self._receive()
+            with trio.move_on_after(CATCH_UP_S if stream.behind else POLL_S):
+                await self._receive()
 
     async def _next_frame(self) -> bytes:
         """A call's bytes, without the NUL at its end."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any, Final
 
 INTERFACE: Final = "io.mmiod"
+IDLE_S: Final = 1.0
 
 Object = Mapping[str, Any]
 """Parameters of a reply: JSON, of the types that the interface description gives."""
@@ -47,12 +48,8 @@ class Client:
             self._socket.close()
             raise NotRunning(error.strerror or str(error)) from error
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the connection."""
         self._socket.close()
 
     def call(self, method: str, **parameters: object) -> Object:
@@ -61,14 +58,21 @@ class Client:
         reply: Object = self._reply()["parameters"]
         return reply
 
-    def stream(self, method: str, **parameters: object) -> Iterator[Object]:
-        """One call, replies until there are no more."""
+    def stream(self, method: str, **parameters: object) -> Iterator[Object | None]:
+        """One call, replies for as long as the daemon is there; None where `IDLE_S` passed without one.
+
+        Raises:
+            Refused, Ended: there is not even a first one.
+        """
         self._send(method, parameters, more=True)
-        continues = True
-        while continues:
-            reply = self._reply()
-            continues = reply.get("continues", False)
-            yield reply["parameters"]
+        yield self._reply()["parameters"]
+        self._socket.settimeout(IDLE_S)
+        with contextlib.suppress(Ended):
+            while True:
+                try:
+                    yield self._reply()["parameters"]
+                except TimeoutError:
+                    yield None
 
     def _send(self, method: str, parameters: Object, *, more: bool) -> None:
         given = {name: value for name, value in parameters.items() if value is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 _UNITS: Final = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"))
@@ -27,13 +27,13 @@ def duration(ns: int | None) -> str:
         return "-"
     for factor, unit in _UNITS:
         if ns >= factor:
-            return f"{ns / factor:.3g}{unit}" if ns < 1000 * factor else f"{ns // factor}{unit}"
+            return f"{ns / factor:.3g}{unit}" if ns < 100 * factor else f"{ns // factor}{unit}"
     return f"{ns}ns"
 
 
-def fields(values: dict[str, int]) -> str:
-    """Fields that are not 0."""
-    return " ".join(f"{name}={value:#x}" if value > 9 else f"{name}={value}" for name, value in values.items() if value)
+def fields(values: Mapping[str, int]) -> str:
+    """Named fields; small numbers are decimal."""
+    return " ".join(f"{name}={value if value < 10 else hex(value)}" for name, value in values.items())
 
 
 def hexadecimal(value: int, size: int = 0) -> str:

@@ -20,45 +20,61 @@ _BOLD, _RED, _DIM, _OFF = "\x1b[1m", "\x1b[31m", "\x1b[2m", "\x1b[m"
 
 def introduce(first: Object) -> str:
     """What the filter covers, in the words of the daemon, and whether it can match anything."""
-    devices = first["devices"]
-    matching = f"of {len(devices)} devices: {' '.join(devices)}" if devices else "no device matches it now"
-    return f"watching {first['covers']}; {matching}"
+    matching = ", ".join(first["devices"]) or "none"
+    return f"watching {first['covers']}; devices that match now: {matching}"
 
 
-def json_lines(replies: Iterable[Object]) -> Iterator[str]:
+class JsonLines:
     """One object per access; `{"dropped": n}` where n accesses were lost."""
-    for reply in replies:
+
+    def take(self, reply: Object) -> Iterator[str]:
+        """The lines of a reply."""
         if reply["dropped"]:
             yield json.dumps({"dropped": reply["dropped"]})
         for access in reply["accesses"]:
             yield json.dumps(access)
 
+    def finish(self) -> Iterator[str]:
+        """What is still to be said at the end: nothing."""
+        return iter(())
 
-def text_lines(replies: Iterable[Object], *, colour: bool = False) -> Iterator[str]:
-    """One line per access; equal ones are counted, and told when another one comes or every second."""
-    last: Object | None = None
-    repeats, since_ns = 0, 0
-    for reply in replies:
+
+class TextLines:
+    """One line per access; equal ones are counted, and told at the next line, each second, or in a lull."""
+
+    def __init__(self, *, colour: bool) -> None:
+        self._colour = colour
+        self._last: Object | None = None
+        self._repeats = 0
+        self._told_ns = 0
+
+    def take(self, reply: Object) -> Iterator[str]:
+        """The lines of a reply."""
         if reply["dropped"]:
-            yield from _repeated(repeats)
-            last, repeats = None, 0
+            yield from self.finish()
             yield f"... {reply['dropped']} accesses were lost: they came faster than they were read"
         for access in reply["accesses"]:
-            if last is not None and all(access[key] == last[key] for key in _SAME):
-                repeats += 1
-                if access["time_ns"] - since_ns >= REPORT_NS:
-                    yield from _repeated(repeats)
-                    repeats, since_ns = 0, access["time_ns"]
-                continue
-            yield from _repeated(repeats)
-            last, repeats, since_ns = access, 0, access["time_ns"]
-            yield line(access, colour=colour)
-    yield from _repeated(repeats)
+            yield from self._access(access)
 
+    def finish(self) -> Iterator[str]:
+        """What is still to be said: how often the last line came again."""
+        yield from self._repeated(0)
+        self._last = None
 
-def _repeated(count: int) -> Iterator[str]:
-    if count:
-        yield f"    last line again x {count}"
+    def _access(self, access: Object) -> Iterator[str]:
+        if self._last is None or any(access[key] != self._last[key] for key in _SAME):
+            yield from self._repeated(access["time_ns"])
+            self._last = access
+            yield line(access, colour=self._colour)
+            return
+        self._repeats += 1
+        if access["time_ns"] - self._told_ns >= REPORT_NS:
+            yield from self._repeated(access["time_ns"])
+
+    def _repeated(self, now_ns: int) -> Iterator[str]:
+        if self._repeats:
+            yield f"    last line again x {self._repeats}"
+        self._repeats, self._told_ns = 0, now_ns
 
 
 def line(access: Object, *, colour: bool = False) -> str:
@@ -69,10 +85,10 @@ def line(access: Object, *, colour: bool = False) -> str:
         _paint(f"{seconds}.{ns // 1000:06}", _DIM, colour),
         f"{access['vm']}/{access['vcpu']}" if access["vcpu"] >= 0 else access["vm"],
         access["device"] or "-",
-        _paint((access["register"] or "-").upper(), _BOLD, colour),
+        _paint((access["register"] or "").upper(), _BOLD, colour),
         _ARROWS[access["direction"]],
         hexadecimal(access["value"], access["size"]),
-        fields(access["fields"]),
+        fields({name: value for name, value in access["fields"].items() if value}),
         _paint(status, _RED, colour),
         f"{access['space']}:{_place(access)}",
         f"{access['size']}B",
@@ -94,9 +110,21 @@ def _paint(text: str, code: str, colour: bool) -> str:
     return f"{code}{text}{_OFF}" if colour and text else text
 
 
-def show(replies: Iterator[Object], *, as_json: bool, colour: bool) -> None:
+def show(replies: Iterator[Object | None], *, as_json: bool, colour: bool) -> None:
     """Print a stream until it ends; its introduction goes to standard error, as it is no traffic."""
-    print(introduce(next(replies)), file=sys.stderr, flush=True)
-    lines = json_lines(replies) if as_json else text_lines(replies, colour=colour)
-    for text in lines:
-        print(text, flush=True)
+    first = next(replies)
+    assert first is not None, "the first reply is waited for"
+    print(introduce(first), file=sys.stderr, flush=True)
+    lines = JsonLines() if as_json else TextLines(colour=colour)
+    try:
+        for reply in replies:
+            _print(lines.finish() if reply is None else lines.take(reply))
+    finally:
+        _print(lines.finish())
+
+
+def _print(lines: Iterable[str]) -> None:
+    """All lines of a reply at once: others may read them as they come."""
+    text = "".join(f"{line}\n" for line in lines)
+    if text:
+        print(text, end="", flush=True)

@@ -44,7 +44,7 @@ from mmiod.vmm.clock import Clock
 from mmiod.vmm.delivery import TripleFault, Unable
 from mmiod.vmm.guest import GuestMemory
 from mmiod.vmm.link import Link
-from mmiod.vmm.unicorn import Halted, Paused, Raised, Stop, Touched, UnicornCpu
+from mmiod.vmm.unicorn import MAX_CODE, Halted, Paused, Raised, Stop, Touched, UnicornCpu
 
 SLICE: Final = 50_000
 """Instructions between two looks at the socket."""
@@ -187,7 +187,7 @@ class Vcpu:
         more = self.cpu.read(asked.address, asked.count)
         if not more:
             raise Stuck(f"no instruction bytes at linear address {asked.address:#x}")
-        return evolve(exit_, code=exit_.code + more)
+        return evolve(exit_, code=(exit_.code + more)[:MAX_CODE])
 
     def on_more_memory(self, exit_: RawExit, asked: NeedMemory) -> RawExit:
         """The exit with guest RAM."""

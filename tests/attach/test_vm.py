@@ -22,6 +22,7 @@ from mmiod.values import (
     RawExit,
     Refusal,
     Refused,
+    Retry,
     Segment,
     Space,
     TickExit,
@@ -172,6 +173,7 @@ async def test_reset_of_a_vcpu_drops_its_pending_exit(rig: Rig) -> None:
         guest = await attach(rig)
         await guest.send(guest.client.exit(DecodedExit(0, 0, Space.PIO, READ, 0x108, 4)))
         await guest.send(guest.client.reset(0)[1])
+        assert (await guest.expect(Completed)).completion == Retry()
         await guest.expect(Ack)
         release(rig, pump)
         assert await guest.inp(0x100) == 1

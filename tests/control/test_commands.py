@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -15,6 +16,7 @@ from mmiod.control.messages import (
     Unsupported,
     WatchRequest,
 )
+from mmiod.control.traffic import SHOWN_PER_POLL
 from mmiod.control.varlink import Failure
 from mmiod.core.pump import Pump
 from mmiod.values import READ, DecodedExit, RawExit, Space, Unsupported as UnsupportedCompletion, VcpuState
@@ -248,6 +250,23 @@ def test_watch_counts_what_it_lost() -> None:
 
     assert 234 == dropped
     assert not stream.behind
+
+
+def test_watch_gives_all_in_small_portions() -> None:
+    """One look at the ring costs the core little, and nothing is left out between two."""
+    daemon = SmallDaemon()
+    stream = commands.watch(daemon, WatchRequest("register==lcr"))
+    stream()
+    for value in range(3 * SHOWN_PER_POLL):
+        daemon.access("vm0", 0x3FB, value % 256)
+        daemon.access("vm0", 0x3FD)
+
+    portions = []
+    while stream.behind:
+        portions += [[access.value for access in reply.accesses] for reply in stream()]
+
+    assert [SHOWN_PER_POLL] * 3 == [len(portion) for portion in portions]
+    assert [value % 256 for value in range(3 * SHOWN_PER_POLL)] == list(itertools.chain(*portions))
 
 
 def test_watch_from_the_oldest() -> None:

@@ -25,14 +25,12 @@ def test_confadd_keeps_enable_bus_device_function_and_register() -> None:
     assert {"CFGE": 1, "BUS": 0x12, "DEVICE": 6, "FUNCTION": 4, "REGISTER": 0x17} == fields
 
 
-@pytest.mark.parametrize(("offset", "size"), [(0, 1), (2, 1), (3, 1), (0, 2), (2, 2)])
+@pytest.mark.parametrize(("offset", "size"), [(0, 1), (2, 1), (3, 1), (2, 2)])
 def test_confadd_takes_doublewords_only(offset: int, size: int) -> None:
     """82441FX: a byte or word reference passes on to the bus as an I/O cycle, where nobody answers."""
     harness = host(0x8000_1800)
-    before = harness.read_at(offset, size, "address")
-    if (offset, size) != (0, 2):
-        assert before == (1 << 8 * size) - 1
-        harness.write_at(offset, 0, size, "address")
+    assert (1 << 8 * size) - 1 == harness.read_at(offset, size, "address")
+    harness.write_at(offset, 0, size, "address")
     assert harness.read("confadd") == 0x8000_1800
 
 

@@ -334,4 +334,4 @@ def test_the_line_is_what_iir_says(steps: list[tuple[str, int, int]]) -> None:
             uart.advance(number)
         device = uart.device
         assert irq(uart) == (not device.iir & 1 and bool(device.mcr & MCR.OUT2))
-        assert len(device.state.fifo) <= (FIFO_DEPTH if device.fifos else 1)
+        assert len(device.state.fifo) <= (FIFO_DEPTH if device.fcr & FCR.FIFO_ENABLE else 1)

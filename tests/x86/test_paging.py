@@ -30,14 +30,12 @@ class Tables:
     def address(self, intent: Intent) -> int:
         """A canonical address beyond the oracle's own code; at a page's start for a fetch."""
         low = self.random.randrange(0x40_0000, 0x100_0000) | 8  # behind what marks the page
-        upper = self.random.getrandbits(18) << 30
         if self.oracle.format.long:
-            top = self.oracle.format.shifts[0] + 8
-            upper |= 1 << top - 8 | self.random.getrandbits(8) << top - 8
-            upper |= (1 << 64) - (1 << top) if self.random.random() < 0.5 else 0
+            top = self.oracle.format.shifts[0] + 8  # the bit that canonical addresses repeat
+            upper = 1 << top - 1 | self.random.getrandbits(top - 30) << 30
+            upper |= self._maybe((1 << 64) - (1 << top), 0.5)
         else:
-            upper &= 0xC000_0000
-            upper |= 0x4000_0000
+            upper = self.random.choice((1, 2, 3)) << 30
         return upper | low & (-PAGE if intent is Intent.EXECUTE else -1)
 
     def vcpu(self) -> VcpuState:
@@ -82,7 +80,7 @@ class Tables:
         return shift == {"2-level, PSE": 22, "PAE": 21}.get(form.name) or (form.long and shift in (21, 30))
 
     def _frame(self, shift: int) -> int:
-        """A physical page that is neither table nor code, 1 GiB pages apart."""
+        """A physical page of the size that 1 << `shift` is; a small one is neither table nor code."""
         size = 1 << shift
         return self.random.randrange(0x40_0000, 0x100_0000) & -size
 
@@ -120,9 +118,9 @@ def test_walk_equals_unicorn(form: Format) -> None:
 # --- by hand -----------------------------------------------------------------------------
 
 
-def long_mode(**fields: int) -> VcpuState:
+def long_mode(cpl: int = 0, cr4: int = 0, rflags: int = 2) -> VcpuState:
     """4-level paging with the root at 0x1000."""
-    return VcpuState(cr0=PG | PE | WP, cr3=0x1000, efer=LMA | NXE, **{"cr4": PAE, **fields})
+    return VcpuState(cr0=PG | PE | WP, cr3=0x1000, cr4=PAE | cr4, efer=LMA | NXE, cpl=cpl, rflags=rflags)
 
 
 def four_levels(leaf: int = 0x5000 | P | W | U | A | D, upper: int = P | W | U | A) -> dict[int, int]:
@@ -149,7 +147,7 @@ def test_unreadable_tables_ask(missing: int) -> None:
 )
 def test_protection_keys_ask(cr4: int, user_page: int, asks: bool) -> None:
     """PKRU and IA32_PKRS are no part of the state; keys apply to data, by the page's U/S."""
-    table, vcpu = four_levels(0x5000 | P | W | A | D | user_page), long_mode(cr4=PAE | cr4)
+    table, vcpu = four_levels(0x5000 | P | W | A | D | user_page), long_mode(cr4=cr4)
     found = walk(vcpu, 0, Intent.READ, lambda gpa, _: table[gpa])
     assert (NeedTranslation(0, Intent.READ, 0) if asks else 0x5000) == found
     assert 0x5000 == walk(vcpu, 0, Intent.EXECUTE, lambda gpa, _: table[gpa])
@@ -158,7 +156,7 @@ def test_protection_keys_ask(cr4: int, user_page: int, asks: bool) -> None:
 def test_system_accesses_are_supervisor_accesses() -> None:
     """The TSS is read at CPL 3 with supervisor rights, and SMAP is not lifted by AC (SDM vol. 3, 4.6.1)."""
     supervisor = four_levels(0x5000 | P | W | A | D)
-    vcpu = long_mode(cpl=3, cr4=PAE | SMAP, rflags=2 | AC)
+    vcpu = long_mode(cpl=3, cr4=SMAP, rflags=2 | AC)
     assert 0x5000 == walk(vcpu, 0, Intent.READ, lambda gpa, _: supervisor[gpa], system=True)
     user = four_levels()
     fault = walk(vcpu, 0, Intent.READ, lambda gpa, _: user[gpa], system=True)

@@ -1,0 +1,179 @@
+"""What each subcommand asks and how its answer looks."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from mmiod.ctl.client import Object
+from mmiod.ctl.text import duration, fields, hexadecimal, table
+
+Parameters = Callable[[argparse.Namespace], dict[str, str | None]]
+Show = Callable[[Object], Iterator[str]]
+"""An answer's paragraphs, for people."""
+
+_HITS = frozenset({"HITS"})
+
+
+def of_vm(options: argparse.Namespace) -> dict[str, str | None]:
+    """About one VM or all."""
+    return {"vm": options.vm}
+
+
+def of_device(options: argparse.Namespace) -> dict[str, str | None]:
+    """About one device, given as DEVICE or VM/DEVICE."""
+    vm, _, device = options.device.rpartition("/")
+    return {"vm": vm or options.vm, "device": device, "pattern": options.pattern}
+
+
+def show_devices(answer: Object) -> Iterator[str]:
+    """One line per device, and why some do not serve."""
+    yield table(
+        ("VM", "DEVICE", "PLUGIN", "GEN", "STATE", "WHERE", "LINES HIGH", "READS", "WRITES", "ERRORS"),
+        (
+            (
+                found["vm"],
+                found["name"],
+                found["plugin"],
+                str(found["generation"]),
+                found["state"],
+                " ".join(_where(region) for region in found["regions"]) or "-",
+                " ".join(name for name, level in found["outputs"].items() if level) or "-",
+                str(found["reads"]),
+                str(found["writes"]),
+                str(found["errors"]),
+            )
+            for found in answer["devices"]
+        ),
+        right=frozenset({"GEN", "READS", "WRITES", "ERRORS"}),
+    )
+    for found in answer["devices"]:
+        if found["reason"] is not None:
+            yield f"{found['vm']}/{found['name']} is out of service: {found['reason']}"
+
+
+def _where(region: Object) -> str:
+    if region["base"] is None:
+        return f"{region['name']}:unplaced"
+    return f"{region['space']}:{region['base']:#x}+{region['length']:#x}"
+
+
+def show_map(answer: Object) -> Iterator[str]:
+    """A table per VM and space."""
+    by_space = itertools.groupby(answer["ranges"], lambda found: (found["vm"], found["space"]))
+    for (vm, space), ranges in by_space:
+        yield f"{vm} {space}\n" + table(
+            ("FROM", "TO", "OWNER", "REGION", "PLACED BY", "HITS"), (_range(found) for found in ranges), _HITS
+        )
+
+
+def _range(found: Object) -> tuple[str, ...]:
+    ends = (hexadecimal(found["start"]), hexadecimal(found["last"]))
+    if found["owner"] is None:
+        return (*ends, "-", f"({found['policy']})", "-", str(found["hits"]))
+    return (*ends, found["owner"], found["region"], "machine" if found["fixed"] else "guest", "")
+
+
+def show_exits(answer: Object) -> Iterator[str]:
+    """What is in flight, then what was."""
+    if answer["exits"]:
+        yield table(
+            ("VM", "VCPU", "SEQUENCE", "KIND", "AGE", "ADDRESS", "PC", "WAITS FOR"),
+            (_exit(found) for found in answer["exits"]),
+            frozenset({"VCPU", "SEQUENCE", "AGE"}),
+        )
+    else:
+        yield "no exit is in flight"
+    for totals in answer["totals"]:
+        rows = [("exit", *row) for row in totals["exits"].items()]
+        rows += [("completion", *row) for row in totals["completions"].items()]
+        rows += [("unsupported", found["code"], found["count"]) for found in totals["unsupported"]]
+        yield f"{totals['vm']} since its hypervisor came\n" + table(
+            ("", "KIND", "COUNT"),
+            ((what, kind, str(count)) for what, kind, count in rows),
+            frozenset({"COUNT"}),
+        )
+
+
+def _exit(found: Object) -> tuple[str, ...]:
+    return (
+        found["vm"],
+        str(found["vcpu"]),
+        str(found["sequence"]),
+        found["kind"],
+        duration(found["age_ns"]),
+        "-" if found["address"] is None else f"{found['space']}:{found['address']:#x}",
+        "-" if found["pc"] is None else hexadecimal(found["pc"]),
+        found["waits_for"] or "-",
+    )
+
+
+def show_registers(answer: Object) -> Iterator[str]:
+    """One line per register."""
+    if not answer["registers"]:
+        yield f"{answer['vm']}/{answer['device']} declares no such register"
+        return
+    yield table(
+        ("REGISTER", "WHERE", "SIZE", "ACCESS", "VALUE", "FIELDS"),
+        (
+            (
+                found["name"].upper(),
+                f"{found['region']}+{found['offset']:#x}",
+                str(found["size"]),
+                found["access"],
+                "?" if found["value"] is None else hexadecimal(found["value"], found["size"]),
+                found["error"] or fields(found["fields"]),
+            )
+            for found in answer["registers"]
+        ),
+        frozenset({"SIZE"}),
+    )
+
+
+def show_statistics(answer: Object) -> Iterator[str]:
+    """Devices with their share, then what nobody claims."""
+    rows = [
+        (f"{found['vm']}/{found['device']}", *_counts(found), *_latency(found)) for found in answer["devices"]
+    ]
+    sums = [str(sum(found[name] for found in answer["devices"])) for name in _COUNTERS]
+    rows.append(("all", *sums, *_latency(answer)))
+    head = ("DEVICE", *(name.upper() for name in _COUNTERS), "P50", "P99")
+    yield table(head, rows, frozenset(head[1:]))
+    if answer["unclaimed"]:
+        yield "nobody claims\n" + table(
+            ("VM", "FROM", "TO", "ANSWERED", "HITS"),
+            (
+                (
+                    found["vm"],
+                    f"{found['space']}:{found['start']:#x}",
+                    hexadecimal(found["last"]),
+                    found["policy"],
+                    str(found["hits"]),
+                )
+                for found in answer["unclaimed"]
+            ),
+            _HITS,
+        )
+
+
+_COUNTERS = ("reads", "writes", "refused", "faults")
+
+
+def _counts(found: Object) -> list[str]:
+    return [str(found[name]) for name in _COUNTERS]
+
+
+def _latency(found: Object) -> tuple[str, str]:
+    return duration(found["p50_ns"]), duration(found["p99_ns"])
+
+
+COMMANDS: Final[tuple[tuple[str, str, str, Parameters, Show], ...]] = (
+    ("devices", "devices: where they are, what they did", "ListDevices", of_vm, show_devices),
+    ("map", "the address map, holes included", "GetMap", of_vm, show_map),
+    ("exits", "exits in flight, and how many there were", "ListExits", of_vm, show_exits),
+    ("registers", "a device's registers, without side effect", "ReadRegisters", of_device, show_registers),
+    ("statistics", "accesses and latencies of each device", "GetStatistics", of_vm, show_statistics),
+)
+"""Each but `watch`: name, help, method, its parameters, its answer for people."""

@@ -1,0 +1,182 @@
+"""`mmiod demo`: stock firmware boots on devices that are all Python; watch it talk to them.
+
+The daemon and the reference hypervisor run as processes of their own, as they would
+anywhere else.  What is shown comes from the control socket alone: the firmware's log is
+what it writes to the debug console, beside each line is what else it did since the line
+before, by device and register name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import define, field
+
+from mmiod.ctl.client import Client
+from mmiod.ctl.commands import show_exits, show_statistics
+from mmiod.plugins.loader import bundled_directories
+
+FIRMWARE: Final = (Path("/usr/share/seabios/bios-256k.bin"), Path("/usr/share/qemu/bios-256k.bin"))
+"""Stock SeaBIOS, where Debian's packages put it."""
+CONSOLE: Final = "debugcon"
+LAST_LINES: Final = ("No bootable device.", "The tiny guest is done.")
+"""What SeaBIOS, or our own guest, says last."""
+PATIENCE_S: Final = 60.0
+START_S: Final = 15.0
+LOG_WIDTH: Final = 62
+SHOWN_REGISTERS: Final = 3
+
+CONFIG: Final = """\
+[daemon]
+control = "{directory}/control"
+log_level = "warning"
+[[vm]]
+name = "demo"
+machine = "{machine}"
+socket = "{directory}/demo.exit"
+"""
+
+Object = Mapping[str, Any]
+
+
+def run(*, memory_mib: int, as_json: bool) -> int:
+    """Boot, show, and print the figures; 0 if the firmware reached its end."""
+    firmware = next((path for path in FIRMWARE if path.is_file()), None)
+    if not as_json:
+        print(_introduction(firmware, memory_mib))
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="mmiod-demo-"))
+        control = _start_daemon(stack, Path(directory))
+        _start_hypervisor(stack, Path(directory), firmware, memory_mib)
+        finished = _follow(stack, control, as_json=as_json)
+        client = Client(str(control))
+        stack.callback(client.close)
+        statistics, exits = client.call("GetStatistics"), client.call("ListExits")
+    if as_json:
+        print(json.dumps({"finished": finished, "statistics": statistics, "exits": exits}))
+    else:
+        print()
+        print("\n".join(show_statistics(statistics)))
+        print("\n".join(show_exits(exits)))
+        if not any(totals["unsupported"] for totals in exits["totals"]):
+            print("unsupported instructions: none")
+        print(_verdict(finished=finished))
+    return 0 if finished else 1
+
+
+def _introduction(firmware: Path | None, memory_mib: int) -> str:
+    what = f"SeaBIOS ({firmware})" if firmware else "a tiny guest of our own, as SeaBIOS is not installed"
+    boots = f"Booting {what} with {memory_mib} MiB on Unicorn; every device is a file in devices/."
+    return f"{boots}\n\n{'the firmware says':{LOG_WIDTH}}  what it did since the line before\n"
+
+
+def _verdict(*, finished: bool) -> str:
+    if finished:
+        return "\nThe firmware reached its end: there is nothing to boot from, and every device was Python."
+    return f"\nThe firmware did not reach its end within {PATIENCE_S:.0f} s."
+
+
+# --- processes -------------------------------------------------------------------------------
+
+
+def _start_daemon(stack: ExitStack, directory: Path) -> Path:
+    """Start it, and wait for its READY=1 as a service manager does; the control socket's path.
+
+    Raises:
+        TimeoutError: it did not start; its log says why.
+    """
+    machine = bundled_directories()[0].parent / "config" / "machines" / "pc.toml"
+    config = directory / "mmiod.toml"
+    config.write_text(CONFIG.format(directory=directory, machine=machine))
+    notifications = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    notifications.bind(str(directory / "notify"))
+    notifications.settimeout(START_S)
+    _spawn(stack, ["-m", "mmiod", "serve", "--config", str(config)], NOTIFY_SOCKET=str(directory / "notify"))
+    while b"READY=1" not in notifications.recv(4096):
+        pass
+    return directory / "control"
+
+
+def _start_hypervisor(stack: ExitStack, directory: Path, firmware: Path | None, memory_mib: int) -> None:
+    command = ["-m", "mmiod.vmm", "--socket", str(directory / "demo.exit"), "--vm", "demo"]
+    command += ["--memory", str(memory_mib)]
+    _spawn(stack, command + (["--firmware", str(firmware)] if firmware else []))
+
+
+def _spawn(stack: ExitStack, arguments: Sequence[str], **environment: str) -> None:
+    process = subprocess.Popen([sys.executable, *arguments], env={**os.environ, **environment})
+
+    def end() -> None:
+        process.terminate()
+        process.wait()
+
+    stack.callback(end)
+
+
+# --- what is shown -----------------------------------------------------------------------------
+
+
+def _follow(stack: ExitStack, control: Path, *, as_json: bool) -> bool:
+    """Show the boot until the firmware's last line; whether that came."""
+    client = Client(str(control))
+    stack.callback(client.close)
+    lines = Lines(shutil.get_terminal_size((120, 40)).columns)
+    deadline = time.monotonic() + PATIENCE_S
+    for reply in client.stream("Watch", start="oldest"):
+        for access in reply["accesses"] if reply else ():
+            for line in lines.take(access):
+                if not as_json:
+                    print(line, flush=True)
+        if lines.ended:
+            return True
+        if time.monotonic() > deadline:
+            return False
+    return False
+
+
+@define
+class Lines:
+    """The debug console's lines, and the traffic between them."""
+
+    columns: int
+    ended: bool = False
+    _text: str = ""
+    _traffic: Counter[str] = field(factory=Counter)
+
+    def take(self, access: Object) -> Iterator[str]:
+        """One access: a line, if it ends one."""
+        if access["device"] != CONSOLE:
+            arrow = "r" if access["direction"] == "read" else "w"
+            name = access["register"] or access["region"] or access["space"]
+            self._traffic[f"{access['device'] or 'unclaimed'}.{name} {arrow}"] += 1
+            return
+        if access["direction"] == "read":
+            return
+        character = chr(access["value"] & 0xFF)
+        if character != "\n":
+            self._text += character if character.isprintable() else ""
+            return
+        yield f"{self._text[:LOG_WIDTH]:{LOG_WIDTH}}  {self._summary()}"[: self.columns].rstrip()
+        self.ended = self.ended or self._text.startswith(LAST_LINES)
+        self._text = ""
+        self._traffic.clear()
+
+    def _summary(self) -> str:
+        shown = [
+            f"{name} x{count}" if count > 1 else name
+            for name, count in self._traffic.most_common(SHOWN_REGISTERS)
+        ]
+        rest = self._traffic.total() - sum(count for _, count in self._traffic.most_common(SHOWN_REGISTERS))
+        return ", ".join(shown) + (f", {rest} more" if rest else "")

@@ -1,0 +1,312 @@
+"""`mmioctl` against a served control socket."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+import trio
+
+from mmiod.core.pump import Pump
+from mmiod.ctl.__main__ import main
+from mmiod.trace.filter import KEYS
+from mmiod.values import READ, DecodedExit, Space
+from tests.control.small_daemon import SmallDaemon, served
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def daemon() -> SmallDaemon:
+    """A daemon that has seen some traffic."""
+    daemon = SmallDaemon()
+    daemon.access("vm0", 0x3FB, 0x83)
+    daemon.access("vm0", 0x500)
+    for _ in range(3):
+        daemon.access("vm0", 0x3FD)
+    return daemon
+
+
+async def run(daemon: SmallDaemon, path: Path, *arguments: str) -> int:
+    """Run a command line while the daemon serves; its exit code."""
+    async with served(daemon, path):
+        return await trio.to_thread.run_sync(main, ["--socket", str(path), *arguments])
+
+
+async def test_devices(daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of devices, and a sentence for each that does not serve."""
+    daemon.machines["vm0"].hosts["slow"].quarantine(ValueError("bad bits"))
+
+    status = await run(daemon, tmp_path / "control", "devices", "--vm", "vm0")
+
+    expected = """\
+VM   DEVICE  PLUGIN  GEN  STATE        WHERE                                LINES HIGH  READS  WRITES  ERRORS
+vm0  uart0   serial    1  serving      pio:0x3f8+0x8                        -               3       1       0
+vm0  slow    slow      1  quarantined  mmio:0xfed40000+0x4 window:unplaced  -               0       0       1
+
+vm0/slow is out of service: ValueError: bad bits
+"""
+    assert (0, expected) == (status, capsys.readouterr().out)
+
+
+async def test_map(daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each space with its holes and what they answer."""
+    await run(daemon, tmp_path / "control", "map", "--vm", "vm0")
+
+    expected = """\
+vm0 pio
+FROM   TO      OWNER  REGION    PLACED BY  HITS
+0x0    0x7f    -      (ones)    -             0
+0x80   0x80    -      (ignore)  -             0
+0x81   0x3f7   -      (ones)    -             0
+0x3f8  0x3ff   uart0  main      machine
+0x400  0xffff  -      (ones)    -             1
+"""
+    assert expected.rstrip() in capsys.readouterr().out.split("\n\n")
+
+
+async def test_exits(daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An exit that waits says for whom, and the totals follow."""
+    await run(daemon, tmp_path / "control", "exits")
+    assert "no exit is in flight\n" == capsys.readouterr().out
+
+    flights = daemon.attach("vm0", Pump(threading.Event()))
+    flights.exit(DecodedExit(1, 5, Space.MMIO, READ, 0xFED4_0000, 4), 0, None)  # type: ignore[arg-type]
+    flights.totals.exits["raw"] = 12
+    flights.totals.unsupported[b"\x0f\xae"] = 3
+    await run(daemon, tmp_path / "again", "exits")
+
+    head, row, _, title, _, raw, unsupported = capsys.readouterr().out.splitlines()
+    assert ["VM", "VCPU", "SEQUENCE", "KIND", "AGE", "ADDRESS", "PC", "WAITS", "FOR"] == head.split()
+    words = row.split()
+    words.pop(4)
+    assert ["vm0", "1", "5", "decoded", "mmio:0xfed40000", "-", "slow"] == words
+    assert "vm0 since its hypervisor came" == title
+    assert ["exit", "raw", "12"] == raw.split()
+    assert ["unsupported", "0f", "ae", "3"] == unsupported.split()
+
+
+async def test_registers(daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Registers with all their fields; a getter that fails says so in its line."""
+    await run(daemon, tmp_path / "control", "registers", "vm0/uart0")
+
+    expected = """\
+REGISTER  WHERE     SIZE  ACCESS  VALUE  FIELDS
+RBR       main+0x0     1  r       0x41
+LCR       main+0x3     1  rw      0x83   WLS=3 STB=0 DLAB=1
+LSR       main+0x5     1  rc      0x00
+BROKEN    main+0x7     1  r       ?      RuntimeError: out of order
+"""
+    assert expected == capsys.readouterr().out
+
+    await run(daemon, tmp_path / "again", "registers", "uart0", "x*", "--vm", "vm0")
+    assert "vm0/uart0 declares no such register\n" == capsys.readouterr().out
+
+
+async def test_statistics(daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counters per device and for all, then the holes that were hit."""
+    await run(daemon, tmp_path / "control", "statistics")
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["DEVICE", "READS", "WRITES", "REFUSED", "FAULTS", "P50", "P99"] == lines[0]
+    assert ["vm0/uart0", "3", "1", "0", "0"] == lines[1][:5]
+    assert ["vm0/slow", "0", "0", "0", "0", "-", "-"] == lines[2]
+    assert ["all", "3", "1", "0", "0"] == lines[5][:5]
+    assert ["vm0", "pio:0x400", "0xffff", "ones", "1"] == lines[-1]
+
+
+async def test_json_is_the_daemons_reply(
+    daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--json gives programs what the varlink call gives, before or behind the command."""
+    await run(daemon, tmp_path / "control", "--json", "registers", "vm0/uart0", "lcr")
+    before = json.loads(capsys.readouterr().out)
+    await run(daemon, tmp_path / "again", "registers", "vm0/uart0", "lcr", "--json")
+    behind = json.loads(capsys.readouterr().out)
+
+    assert before == behind
+    assert [("lcr", 0x83)] == [(found["name"], found["value"]) for found in before["registers"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["devices", "--vm", "vm9"], "there is no VM vm9; there are: vm0, vm1"),
+        (["registers", "uart0"], "uart0 is not the name of one device; there are: vm0/uart0, vm1/uart0"),
+        (
+            ["watch", "dev==x"],
+            f"the filter cannot be read: 'dev' is no key; a filter knows {', '.join(KEYS)}",
+        ),
+    ],
+)
+async def test_refusals_are_sentences(
+    daemon: SmallDaemon,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    """What the daemon refuses is explained, with exit code 1."""
+    status = await run(daemon, tmp_path / "control", *arguments)
+
+    assert (1, f"mmioctl: {message}\n") == (status, capsys.readouterr().err)
+
+
+def test_no_daemon_says_where_and_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a daemon: the socket's path, the reason, how to start it, and exit code 3."""
+    path = tmp_path / "control"
+
+    assert 3 == main(["--socket", str(path), "devices"])
+    missing = capsys.readouterr().err
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        assert 3 == main(["--socket", str(path), "devices"])
+
+    assert f"mmioctl: no mmiod answers at {path}: No such file or directory\n" in missing
+    assert "systemctl start mmiod" in missing
+    assert "mmiod serve" in missing
+    assert f"no mmiod answers at {path}: Connection refused" in capsys.readouterr().err
+
+
+def test_a_daemon_that_hangs_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A connection that closes before the reply is exit code 3 and no traceback."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+
+        def hang_up() -> None:
+            listener.accept()[0].close()
+
+        server = threading.Thread(target=hang_up)
+        server.start()
+        status = main(["--socket", str(tmp_path / "control"), "devices"])
+        server.join()
+
+    assert (3, "mmioctl: the daemon has closed the connection\n") == (status, capsys.readouterr().err)
+
+
+def test_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """Argparse's own code; --help documents all of them."""
+    with pytest.raises(SystemExit) as wrong:
+        main(["frobnicate"])
+    with pytest.raises(SystemExit) as helped:
+        main(["--help"])
+
+    assert (2, 0) == (wrong.value.code, helped.value.code)
+    text = capsys.readouterr().out
+    assert ["  0  done", "  1  the ", "  2  the ", "  3  no d"] == [
+        line[:9] for line in text.splitlines() if line[2:3].isdigit()
+    ]
+
+
+def test_filter_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    """`mmioctl watch --help` knows what the daemon's filter knows."""
+    with pytest.raises(SystemExit):
+        main(["watch", "--help"])
+
+    words = set(capsys.readouterr().out.split("keys:")[1].replace("(", " ").split())
+    assert set(KEYS) - words == set()
+
+
+# --- watch, as a process -------------------------------------------------------------------
+
+
+class Watching:
+    """A running `mmioctl watch`."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self._out, self._err = bytearray(), bytearray()
+
+    async def line(self) -> str:
+        """The next line of output."""
+        return await self._line(self.process.stdout, self._out)
+
+    async def remark(self) -> str:
+        """The next line of standard error."""
+        return await self._line(self.process.stderr, self._err)
+
+    async def _line(self, stream: trio.abc.ReceiveStream | None, held: bytearray) -> str:
+        assert stream is not None
+        while b"\n" not in held:
+            data = await stream.receive_some()
+            if not data:
+                return ""
+            held += data
+        text, _, rest = bytes(held).partition(b"\n")
+        held[:] = rest
+        return text.decode()
+
+
+async def watching(nursery: trio.Nursery, path: Path, *arguments: str) -> Watching:
+    """Start `mmioctl watch`."""
+    command = [sys.executable, "-m", "mmiod.ctl", "--socket", str(path), "watch", *arguments]
+    start = partial(trio.run_process, stdout=PIPE, stderr=PIPE, check=False, cwd=ROOT)
+    return Watching(await nursery.start(start, command))
+
+
+async def test_watch_shows_traffic_until_interrupted(daemon: SmallDaemon, tmp_path: Path) -> None:
+    """Words on standard error, lines on standard output; Ctrl-C ends it with the last count and code 0."""
+    async with served(daemon, tmp_path / "control"), trio.open_nursery() as nursery:
+        watch = await watching(nursery, tmp_path / "control", "--oldest", "--vm", "vm0")
+        remark = await watch.remark()
+        lines = [await watch.line() for _ in range(4)]
+        daemon.access("vm0", 0x3FB, 0x3)
+        lines += [await watch.line() for _ in range(2)]
+        for _ in range(2):
+            daemon.access("vm0", 0x3FB, 0x3)
+        lines.append(await watch.line())
+        watch.process.send_signal(signal.SIGINT)
+        status = await watch.process.wait()
+        rest = await watch.remark()
+
+    assert (
+        "watching accesses that reach mmiod with vm==vm0; devices that match now: vm0/uart0, vm0/slow"
+        == remark
+    )
+    assert [
+        "uart0 LCR <- 0x83 WLS=3 DLAB=1 pio:0x3f8+3 1B",
+        "- -> 0xff unclaimed pio:0x500 1B",
+        "uart0 LSR -> 0x61 pio:0x3f8+5 1B",
+        "uart0 LSR -> 0x00 pio:0x3f8+5 1B",
+    ] == [" ".join(line.split()[2:-2]) for line in lines[:4]]
+    assert "    last line again x 1" == lines[4]
+    assert "uart0 LCR <- 0x03 WLS=3 pio:0x3f8+3 1B" == " ".join(lines[5].split()[2:-2])
+    assert "    last line again x 2" == lines[6]
+    assert (0, "") == (status, rest)
+
+
+async def test_watch_ends_with_its_reader(daemon: SmallDaemon, tmp_path: Path) -> None:
+    """`mmioctl watch | head` ends quietly."""
+    async with served(daemon, tmp_path / "control"), trio.open_nursery() as nursery:
+        watch = await watching(nursery, tmp_path / "control", "--json")
+        await watch.remark()
+        daemon.access("vm0", 0x3FB, 0x83)
+        access = json.loads(await watch.line())
+        assert watch.process.stdout is not None
+        await watch.process.stdout.aclose()
+        daemon.access("vm0", 0x3FB, 0x83)
+        status = await watch.process.wait()
+        rest = await watch.remark()
+
+    assert ("lcr", {"WLS": 3, "STB": 0, "DLAB": 1}) == (access["register"], access["fields"])
+    assert (0, "") == (status, rest)
+
+
+async def test_watch_ends_with_the_daemon(daemon: SmallDaemon, tmp_path: Path) -> None:
+    """When the daemon goes, so does the watch, and says why."""
+    async with trio.open_nursery() as nursery:
+        async with served(daemon, tmp_path / "control"):
+            watch = await watching(nursery, tmp_path / "control")
+            await watch.remark()
+        status = await watch.process.wait()
+        remark = await watch.remark()
+
+    assert (3, "mmioctl: the daemon has closed the connection") == (status, remark)
