@@ -112,13 +112,13 @@ def load_machine(path: Path) -> MachineDescription:
     return _structure(path, _read(path), MachineDescription, _converter(path.parent))
 
 
-def configure(plugin: type[Device], described: DeviceDescription) -> object:
-    """A device's configuration, for its plugin's class.
+def configure(plugin: type[Device], described: DeviceDescription, directory: Path) -> object:
+    """A device's configuration, for its plugin's class; relative paths are in `directory`.
 
     Raises:
         ConfigError: with every problem.
     """
-    return _structure(Path("config"), described.config, plugin.config_class, _converter(Path()))
+    return _structure(Path("config"), described.config, plugin.config_class, _converter(directory))
 
 
 def _read(path: Path) -> Mapping[str, object]:

@@ -149,7 +149,7 @@ def _machine(vm: VmConfig, plugins: _Plugins, recorder: Recorder, tasks: list[De
     for name, described in description.devices.items():
         try:
             plugin = plugins.get(described.plugin)
-            parts[name] = (plugin, configuration.configure(plugin, described))
+            parts[name] = (plugin, configuration.configure(plugin, described, vm.machine.parent))
             backends.update(_backends(vm.name, name, plugin, described.streams))
         except ConfigError as error:
             problems += [f"{vm.machine}: devices.{name}.{problem}" for problem in error.problems]

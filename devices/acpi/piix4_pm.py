@@ -1,7 +1,6 @@
 """The power management function of a PIIX4: ACPI's PM1 block and its timer.
 
-Specifications: Intel 82371AB (PIIX4), order number 290562, 7.1 (PCI configuration
-registers, function 3) and 7.2 (I/O space registers); ACPI 6.5, 4.8.3.1 and 4.8.3.3.
+Specifications: Intel 82371AB (PIIX4), order number 290562, function 3; ACPI 6.5, 4.8.3.1 and 4.8.3.3.
 
 Modelled: PMBA and PMREGMISC, which place the 64 bytes of PM I/O space; PMTMR at
 3.579545 MHz, computed from guest time; PMSTS.TMROF_STS, PMEN, PMCNTRL with the SCI;
@@ -34,7 +33,7 @@ API: Final = 1
 FREQUENCY_HZ: Final = 3_579_545
 NS_PER_S: Final = 1_000_000_000
 SOFT_OFF: Final = 0
-"""PMCNTRL.SUS_TYP (7.2.3)."""
+"""PMCNTRL.SUS_TYP."""
 
 
 class Pmsts(enum.IntFlag):

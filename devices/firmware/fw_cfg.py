@@ -7,7 +7,8 @@ the ID, RAM size, numbers of CPUs and the file directory, sorted by name; `etc/e
 made from guest memory, so that firmware finds the RAM that the hypervisor mapped.
 Not modelled: keys that SeaBIOS does without (UUID, boot device, kernel, the x86 keys from
 8000h on: they read 0 as all unknown ones); writes: no item allows them, a DMA write gets
-the error bit and a write of the data port does nothing; the 16-bit form of the data port.
+the error bit (and skips, as in QEMU) and a write of the data port does nothing; the
+16-bit form of the data port; the error bit for DMA to what is not RAM.
 
 A hostile guest makes nothing grow.  A transfer moves at most 16 MiB (more gets the error
 bit), so that the time in the hook is bounded whatever length the guest wrote.
@@ -197,18 +198,16 @@ class FwCfg(Device):
 
     def _move(self, control: int, length: int, target: int) -> bool:
         """Do what the descriptor says; of READ, WRITE and SKIP the first wins.  True: it failed."""
+        if not control & (Dma.READ | Dma.WRITE | Dma.SKIP):
+            return False
         if control & Dma.READ:
             if length > TRANSFER_MAX:
                 return True
             position = self.state.position
             part = self._item()[position : position + length]
             self.memory.write(target, part.ljust(length, b"\0"))
-        elif control & Dma.WRITE:
-            return True
-        elif not control & Dma.SKIP:
-            return False
         self._skip(length)
-        return False
+        return bool(control & Dma.WRITE and not control & Dma.READ and length)
 
     # --- items -----------------------------------------------------------------------
 

@@ -17,40 +17,12 @@ from mmiod.device import Device, IrqOutput, Region, Register, Request
 API = 1
 
 
-class Status(enum.IntFlag):
-    """Port 64h, read."""
-
-    OBF = 0x01
-    IBF = 0x02
-    SYS = 0x04
-    CD = 0x08
-    """The last write was a command."""
-    UNLOCKED = 0x10
-    AUX = 0x20
-    TIMEOUT = 0x40
-    PARITY = 0x80
-
-
-class CommandByte(enum.IntFlag):
-    """What commands 20h and 60h reach."""
-
-    KEYBOARD_IRQ = 0x01
-    AUX_IRQ = 0x02
-    SYS = 0x04
-    KEYBOARD_OFF = 0x10
-    AUX_OFF = 0x20
-    TRANSLATE = 0x40
-
-
-class OutputPort(enum.IntFlag):
-    """What commands D0h and D1h reach; the interrupt bits follow the output buffer."""
-
-    NOT_RESET = 0x01
-    A20 = 0x02
-    KEYBOARD_IRQ = 0x10
-    AUX_IRQ = 0x20
-
-
+Status = enum.IntFlag("Status", "OBF IBF SYS CD UNLOCKED AUX TIMEOUT PARITY")
+"""Port 64h, read; CD: the last write was a command."""
+CommandByte = enum.IntFlag("CommandByte", "KEYBOARD_IRQ AUX_IRQ SYS D3 KEYBOARD_OFF AUX_OFF TRANSLATE")
+"""What commands 20h and 60h reach."""
+OutputPort = enum.IntFlag("OutputPort", "NOT_RESET A20 D2 D3 KEYBOARD_IRQ AUX_IRQ")
+"""What commands D0h and D1h reach; the interrupt bits follow the output buffer."""
 SELF_TEST_PASSED: Final = 0x55
 INTERFACE_PASSED: Final = 0x00
 RESEND: Final = 0xFE

@@ -6,12 +6,13 @@ Command Words" and what follows; Intel 82371SB (PIIX3, 290550), 2.5.5 ELCR1, ELC
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from typing import Final
 
 from attrs import define, field
 
-from mmiod.device import Device, Field, IrqInputs, IrqOutput, Region, Register
+from mmiod.device import Device, IrqInputs, IrqOutput, Region, Register
 
 API = 1
 
@@ -19,24 +20,11 @@ CASCADE: Final = 2
 """The master's input that the slave's INT drives."""
 SPURIOUS: Final = 7
 
-IC4 = Field(0)
-SNGL = Field(1)
-AEOI = Field(1)
-SFNM = Field(4)
-LEVEL = Field(0, 3)
-EOI = Field(5)
-SL = Field(6)
-R = Field(7)
-RIS = Field(0)
-RR = Field(1)
-P = Field(2)
-SMM = Field(5)
-ESMM = Field(6)
-D3 = Field(3)
-D4 = Field(4)
-
-COMMAND: Final = {"L": LEVEL, "D3": D3, "D4": D4, "EOI": EOI, "SL": SL, "R": R}
-"""OCW2; D4 makes it an ICW1, D3 an OCW3."""
+ICW1 = enum.IntFlag("ICW1", "IC4 SNGL ADI LTIM D4")
+ICW4 = enum.IntFlag("ICW4", "UPM AEOI MS BUF SFNM")
+OCW2 = enum.IntFlag("OCW2", "L0 L1 L2 D3 D4 EOI SL R")
+OCW3 = enum.IntFlag("OCW3", "RIS RR P D3 D4 SMM ESMM")
+LEVEL: Final = OCW2.L0 | OCW2.L1 | OCW2.L2
 
 
 @define
@@ -102,14 +90,14 @@ class Chip:
         elif word == 2:
             self.base = value & 0xF8
         elif word == 4:
-            self.auto_eoi = bool(AEOI.of(value))
-            self.special_fully_nested = bool(SFNM.of(value))
+            self.auto_eoi = bool(value & ICW4.AEOI)
+            self.special_fully_nested = bool(value & ICW4.SFNM)
 
     def ocw2(self, value: int) -> None:
         """End of interrupt and priorities."""
-        rotate, specific = R.of(value), SL.of(value)
-        level: int | None = LEVEL.of(value)
-        if EOI.of(value):
+        rotate, specific = bool(value & OCW2.R), bool(value & OCW2.SL)
+        level: int | None = value & LEVEL
+        if value & OCW2.EOI:
             if not specific:
                 level = self._in_service()
             if level is None:
@@ -120,7 +108,7 @@ class Chip:
         elif specific and rotate and level is not None:
             self.lowest = level
         elif not specific:
-            self.rotate_on_auto_eoi = bool(rotate)
+            self.rotate_on_auto_eoi = rotate
 
     def _in_service(self) -> int | None:
         """What a non-specific EOI ends; in special mask mode never a masked level."""
@@ -129,16 +117,16 @@ class Chip:
 
     def ocw3(self, value: int) -> None:
         """Special mask mode, poll, and what A0 = 0 reads."""
-        if ESMM.of(value):
-            self.special_mask = bool(SMM.of(value))
-        self.polled = bool(P.of(value))
-        if RR.of(value) and not self.polled:
-            self.reads_isr = bool(RIS.of(value))
+        if value & OCW3.ESMM:
+            self.special_mask = bool(value & OCW3.SMM)
+        self.polled = bool(value & OCW3.P)
+        if value & OCW3.RR and not self.polled:
+            self.reads_isr = bool(value & OCW3.RIS)
 
 
 def initialized(icw1: int, *, master: bool) -> Chip:
     """A chip after ICW1: all else cleared, the edge sense too (datasheet, "ICW1 and ICW2")."""
-    expected = [2] + [3] * (not SNGL.of(icw1)) + [4] * IC4.of(icw1)
+    expected = [2] + [3] * (not icw1 & ICW1.SNGL) + [4] * (icw1 & ICW1.IC4)
     return Chip(master=master, expected=expected)
 
 
@@ -173,10 +161,10 @@ class Pic8259(Device):
     state: PicState
 
     master_status = Register(0, access="r", region=master)
-    master_command = Register(0, access="w", region=master, fields=COMMAND)
+    master_command = Register(0, access="w", region=master, fields=OCW2)
     master_imr = Register(1, region=master)
     slave_status = Register(0, access="r", region=slave)
-    slave_command = Register(0, access="w", region=slave, fields=COMMAND)
+    slave_command = Register(0, access="w", region=slave, fields=OCW2)
     slave_imr = Register(1, region=slave)
     elcr1 = Register(0, region=elcr, mask=0xF8)
     elcr2 = Register(1, region=elcr, mask=0xDE)
@@ -224,9 +212,9 @@ class Pic8259(Device):
 
     def _command(self, chip: Chip, value: int) -> Chip:
         """A write with A0 = 0; gives the chip that is there afterwards."""
-        if D4.of(value):
+        if value & OCW2.D4:
             chip = initialized(value, master=chip.master)
-        elif D3.of(value):
+        elif value & OCW2.D3:
             chip.ocw3(value)
         else:
             chip.ocw2(value)

@@ -66,31 +66,15 @@ class Mode:
         return next((cycle + change for change in self.changes(count) if cycle + change > elapsed), None)
 
 
-def _at_end(count: int) -> tuple[int, ...]:
-    return (count,)
-
-
-def _strobe(count: int) -> tuple[int, ...]:
-    return (count, count + 1)
-
-
-def _last_clock(count: int) -> tuple[int, ...]:
-    return (count - 1, count)
-
-
-def _halves(count: int) -> tuple[int, ...]:
-    return ((count + 1) // 2, count)
-
-
 RATE: Final = 2
 SQUARE: Final = 3
 MODES: Final = (
-    Mode(starts_high=False, changes=_at_end),
-    Mode(starts_high=False, changes=_at_end, triggered=True),
-    Mode(starts_high=True, changes=_last_clock, periodic=True),
-    Mode(starts_high=True, changes=_halves, periodic=True),
-    Mode(starts_high=True, changes=_strobe),
-    Mode(starts_high=True, changes=_strobe, triggered=True),
+    Mode(starts_high=False, changes=lambda count: (count,)),
+    Mode(starts_high=False, changes=lambda count: (count,), triggered=True),
+    Mode(starts_high=True, changes=lambda count: (count - 1, count), periodic=True),
+    Mode(starts_high=True, changes=lambda count: ((count + 1) // 2, count), periodic=True),
+    Mode(starts_high=True, changes=lambda count: (count, count + 1)),
+    Mode(starts_high=True, changes=lambda count: (count, count + 1), triggered=True),
 )
 
 

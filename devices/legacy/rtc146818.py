@@ -10,7 +10,7 @@ from __future__ import annotations
 import calendar
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from attrs import define, field, frozen, validators
@@ -41,19 +41,8 @@ RS = Field(0, 4)
 DV = Field(4, 3)
 REGISTER_A: Final = {"RS": RS, "DV": DV, "UIP": Field(7)}
 UIP: Final = 0x80
-
-
-class B(enum.IntFlag):
-    """Register B."""
-
-    DSE = 0x01
-    HOURS_24 = 0x02
-    DM = 0x04
-    SQWE = 0x08
-    UIE = 0x10
-    AIE = 0x20
-    PIE = 0x40
-    SET = 0x80
+B = enum.IntFlag("B", "DSE HOURS_24 DM SQWE UIE AIE PIE SET")
+"""Register B."""
 
 
 class C(enum.IntFlag):
@@ -68,6 +57,8 @@ class C(enum.IntFlag):
 ENABLES: Final = B.UIE | B.AIE | B.PIE
 EVENTS: Final = (C.PF, C.AF, C.UF)
 VRT: Final = 0x80
+Code = Callable[[int], int]
+"""Between a number and its byte."""
 
 
 @frozen
@@ -98,9 +89,9 @@ class Rtc146818(Device):
     multiple of 10^9 ns, or 500 ms after the divider's reset ended.  Nothing ticks: time, UIP
     and the flags of register C are computed when read, and a timer runs only towards an
     interrupt that is enabled and not pending.  While SET or the divider's reset holds the
-    clock, time and date are plain bytes.  RAM and time are battery-backed; the first reset
-    fills in what firmware asks: RAM size (15h-18h, 30h, 31h, 34h, 35h, 5Bh-5Dh), equipment
-    (14h), boot order (38h, 3Dh).
+    clock, time and date are plain bytes.  RAM and time are battery-backed; what firmware asks
+    is filled in, RAM size (15h-18h, 30h, 31h, 34h, 35h, 5Bh-5Dh) at each reset, equipment (14h)
+    and boot order (38h, 3Dh) at the first.
 
     Not modelled: daylight saving (DSE is kept), the square wave, time bases other than
     32.768 kHz, a day of week of its own (it follows the date), the century at 37h, NMI
@@ -129,23 +120,27 @@ class Rtc146818(Device):
         """Clear the enables ("RESET"); at power-on, fill the RAM."""
         if not self.state.ram:
             self.state.ram = self._first_content()
+        self._enter_memory()
         self.state.ram[0x0B] &= ~(ENABLES | B.SQWE)
         self.state.seen_ns = self._now()
 
     def _first_content(self) -> bytearray:
         ram = bytearray(128)
-        low, high = self.memory.below_4g, self.memory.above_4g
-        extended = min(max(low - (1 << 20), 0) >> 10, 0xFFFF)
-        above_16m = min(max(low - (16 << 20), 0) >> 16, 0xFFFF)
         ram[0x0A:0x0C] = bytes((0x26, B.HOURS_24))
         ram[0x14] = FPU
+        order = sum(DEVICES[name] << 4 * place for place, name in enumerate(self.config.boot))
+        ram[0x3D], ram[0x38] = order & 0xFF, order >> 4 & 0xF0
+        return ram
+
+    def _enter_memory(self) -> None:
+        """RAM size, anew at each reset: the next hypervisor of this VM may have another."""
+        ram, low, high = self.state.ram, self.memory.below_4g, self.memory.above_4g
+        extended = min(max(low - (1 << 20), 0) >> 10, 0xFFFF)
+        above_16m = min(max(low - (16 << 20), 0) >> 16, 0xFFFF)
         ram[0x15:0x17] = min(low >> 10, 640).to_bytes(2, "little")
         ram[0x17:0x19] = ram[0x30:0x32] = extended.to_bytes(2, "little")
         ram[0x34:0x36] = above_16m.to_bytes(2, "little")
         ram[0x5B:0x5E] = min(high >> 16, 0xFFFFFF).to_bytes(3, "little")
-        order = sum(DEVICES[name] << 4 * place for place, name in enumerate(self.config.boot))
-        ram[0x3D], ram[0x38] = order & 0xFF, order >> 4 & 0xF0
-        return ram
 
     # --- the clock
 
@@ -230,9 +225,9 @@ class Rtc146818(Device):
         """The first update after `after_ns` whose time of day has the bytes of the alarm."""
         if self.stands:
             return None
-        seconds = self._matching(SECONDS_ALARM, 60, self._encode)
-        minutes = self._matching(MINUTES_ALARM, 60, self._encode)
-        hours = self._matching(HOURS_ALARM, 24, self._encode_hour)
+        seconds = self._matching(SECONDS_ALARM, 60, self._encode, self._decode)
+        minutes = self._matching(MINUTES_ALARM, 60, self._encode, self._decode)
+        hours = self._matching(HOURS_ALARM, 24, self._encode_hour, self._decode_hour)
         past = after_ns // NS_PER_S
         today = past - past % 86_400
         matches = (
@@ -248,9 +243,13 @@ class Rtc146818(Device):
         found = next(matches, None)
         return None if found is None else found * NS_PER_S
 
-    def _matching(self, cell: int, count: int, encode: Callable[[int], int]) -> list[int]:
+    def _matching(self, cell: int, count: int, encode: Code, decode: Code) -> Iterable[int]:
+        """The numbers below `count` whose byte an alarm byte matches."""
         byte = self.state.ram[cell]
-        return [number for number in range(count) if byte & ANY == ANY or encode(number) == byte]
+        if byte & ANY == ANY:
+            return range(count)
+        number = decode(byte)
+        return (number,) if number < count and encode(number) == byte else ()
 
     def _next_event(self, flag: C, after_ns: int) -> int | None:
         """When a flag of register C is set after `after_ns`, in the clock's ns."""

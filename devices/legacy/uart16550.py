@@ -22,13 +22,18 @@ QUEUE_LIMIT: Final = 65_536
 """Bytes from the backend that may wait for room in the receiver."""
 
 
-class IER(enum.IntFlag):
-    """Interrupt enable register."""
-
-    ERBFI = 1
-    ETBEI = 2
-    ELSI = 4
-    EDSSI = 8
+IER = enum.IntFlag("IER", "ERBFI ETBEI ELSI EDSSI")
+FCR = enum.IntFlag("FCR", "FIFO_ENABLE RCVR_FIFO_RESET XMIT_FIFO_RESET DMA_MODE D4 D5 TRIGGER0 TRIGGER1")
+LCR = enum.IntFlag("LCR", "WLS0 WLS1 STB PEN EPS STICK BREAK DLAB")
+MCR = enum.IntFlag("MCR", "DTR RTS OUT1 OUT2 LOOP")
+LSR = enum.IntFlag("LSR", "DR OE PE FE BI THRE TEMT FIFO_ERROR")
+MSR = enum.IntFlag("MSR", "DCTS DDSR TERI DDCD CTS DSR RI DCD")
+"""Bit n of MSR tells that the input of bit n + 4 changed."""
+IDLE: Final = int(LSR.THRE | LSR.TEMT)
+RESETS: Final = FCR.RCVR_FIFO_RESET | FCR.XMIT_FIFO_RESET
+DELTAS: Final = MSR.DCTS | MSR.DDSR | MSR.TERI | MSR.DDCD
+CONNECTED: Final = MSR.CTS | MSR.DSR | MSR.DCD
+LOOPED: Final = {MCR.RTS: MSR.CTS, MCR.DTR: MSR.DSR, MCR.OUT1: MSR.RI, MCR.OUT2: MSR.DCD}
 
 
 class Cause(enum.IntEnum):
@@ -42,79 +47,12 @@ class Cause(enum.IntEnum):
     CHARACTER_TIMEOUT = 0xC
 
 
-class FCR(enum.IntFlag):
-    """FIFO control register; bits 7:6 choose one of `TRIGGERS`."""
-
-    FIFO_ENABLE = 0x01
-    RCVR_FIFO_RESET = 0x02
-    XMIT_FIFO_RESET = 0x04
-    DMA_MODE = 0x08
-    TRIGGER_LSB = 0x40
-    TRIGGER_MSB = 0x80
-
-
-class MCR(enum.IntFlag):
-    """Modem control register."""
-
-    DTR = 0x01
-    RTS = 0x02
-    OUT1 = 0x04
-    OUT2 = 0x08
-    LOOP = 0x10
-
-
-class LSR(enum.IntFlag):
-    """Line status register."""
-
-    DR = 0x01
-    OE = 0x02
-    PE = 0x04
-    FE = 0x08
-    BI = 0x10
-    THRE = 0x20
-    TEMT = 0x40
-    FIFO_ERROR = 0x80
-
-
-class MSR(enum.IntFlag):
-    """Modem status register: bit n tells that the input of bit n + 4 changed."""
-
-    DCTS = 0x01
-    DDSR = 0x02
-    TERI = 0x04
-    DDCD = 0x08
-    CTS = 0x10
-    DSR = 0x20
-    RI = 0x40
-    DCD = 0x80
-
-
-DELTAS: Final = MSR.DCTS | MSR.DDSR | MSR.TERI | MSR.DDCD
-CONNECTED: Final = MSR.CTS | MSR.DSR | MSR.DCD
-LOOPED: Final = {MCR.RTS: MSR.CTS, MCR.DTR: MSR.DSR, MCR.OUT1: MSR.RI, MCR.OUT2: MSR.DCD}
-
-WLS = Field(0, 2)
-STB = Field(2)
-PEN = Field(3)
-DLAB = Field(7)
-LINE_CONTROL: Final = {
-    "WLS": WLS,
-    "STB": STB,
-    "PEN": PEN,
-    "EPS": Field(4),
-    "STICK": Field(5),
-    "BREAK": Field(6),
-    "DLAB": DLAB,
-}
-IDENTIFICATION: Final = {"CAUSE": Field(0, 4), "FIFOS": Field(6, 2)}
-
-
 def _data_bank(uart: Uart16550) -> bool:
-    return not DLAB.of(uart.lcr)
+    return not uart.lcr & LCR.DLAB
 
 
 def _divisor_bank(uart: Uart16550) -> bool:
-    return bool(DLAB.of(uart.lcr))
+    return bool(uart.lcr & LCR.DLAB)
 
 
 @define
@@ -161,9 +99,9 @@ class Uart16550(Device):
     dll = Register(0, reset=12, when=_divisor_bank)
     ier = Register(1, mask=0x0F, fields=IER, when=_data_bank)
     dlm = Register(1, when=_divisor_bank)
-    iir = Register(2, access="r", fields=IDENTIFICATION)
+    iir = Register(2, access="r", fields={"CAUSE": Field(0, 4), "FIFOS": Field(6, 2)})
     fcr = Register(2, access="pulse", fields=FCR)
-    lcr = Register(3, fields=LINE_CONTROL)
+    lcr = Register(3, fields=LCR)
     mcr = Register(4, mask=0x1F, fields=MCR)
     lsr = Register(5, access="r", fields=LSR)
     msr = Register(6, access="r", reset=CONNECTED, fields=MSR)
@@ -172,9 +110,9 @@ class Uart16550(Device):
     # --- receiver
 
     @property
-    def fifos(self) -> bool:
-        """Whether the FIFOs are on."""
-        return bool(self.fcr & FCR.FIFO_ENABLE)
+    def depth(self) -> int:
+        """Characters that the receiver holds."""
+        return FIFO_DEPTH if self.fcr & FCR.FIFO_ENABLE else 1
 
     @serial.on_receive
     def _arrived(self, data: bytes) -> None:
@@ -184,32 +122,26 @@ class Uart16550(Device):
         self._take_waiting()
 
     def _take_waiting(self) -> None:
-        depth = FIFO_DEPTH if self.fifos else 1
-        while self.state.waiting and len(self.state.fifo) < depth and not self.mcr & MCR.LOOP:
+        while self.state.waiting and len(self.state.fifo) < self.depth and not self.mcr & MCR.LOOP:
             self._shift_in(self.state.waiting.pop(0))
         self._drive()
 
     def _shift_in(self, character: int) -> None:
         fifo = self.state.fifo
-        full = len(fifo) >= (FIFO_DEPTH if self.fifos else 1)
-        if full and not self.fifos:
-            fifo[0] = character  # 8.3: the new character destroys the one in RBR
-        elif not full:
+        self.state.overrun |= len(fifo) == self.depth
+        if self.depth == 1:
+            fifo[:] = (character,)  # 8.3: the new character destroys the one in RBR
+        elif len(fifo) < self.depth:
             fifo.append(character)
-        self.state.overrun |= full
         self._listen()
 
     def _listen(self) -> None:
         """Count the silence of four characters anew; an empty FIFO cannot time out."""
         self.silence.cancel()
-        if self.state.fifo and self.fifos:
-            bits = 1 + 5 + WLS.of(self.lcr) + PEN.of(self.lcr) + 1 + STB.of(self.lcr)
-            divisor = (self.dlm << 8 | self.dll) or 0x10000
+        if self.state.fifo and self.depth > 1:
+            lcr, divisor = self.lcr, (self.dlm << 8 | self.dll) or 0x10000
+            bits = 7 + (lcr & 3) + bool(lcr & LCR.STB) + bool(lcr & LCR.PEN)
             self.silence.set(self.clock.now_ns + 4 * bits * 16 * divisor * 1_000_000_000 // CLOCK_HZ)
-
-    @silence.on_fire
-    def _fell_silent(self) -> None:
-        self._drive()
 
     @rbr.value
     def _oldest(self) -> int:
@@ -238,12 +170,10 @@ class Uart16550(Device):
 
     @fcr.on_write
     def _fifos_controlled(self, value: int) -> None:
-        enabled = value & FCR.FIFO_ENABLE
         # 8.4: the other bits count only with bit 0, whose change resets both FIFOs.
-        resets = value if enabled else 0
-        if enabled != self.fcr & FCR.FIFO_ENABLE:
-            resets = FCR.RCVR_FIFO_RESET | FCR.XMIT_FIFO_RESET
-        self.fcr = value & ~(FCR.RCVR_FIFO_RESET | FCR.XMIT_FIFO_RESET) if enabled else 0
+        value = value if value & FCR.FIFO_ENABLE else 0
+        resets = RESETS if (value ^ self.fcr) & FCR.FIFO_ENABLE else value
+        self.fcr = value & ~RESETS
         if resets & FCR.RCVR_FIFO_RESET:
             self.state.fifo.clear()
             self.silence.cancel()
@@ -271,13 +201,13 @@ class Uart16550(Device):
 
     @lsr.value
     def _line_status(self) -> int:
-        received = LSR.DR if self.state.fifo else 0
-        return received | (LSR.OE if self.state.overrun else 0) | LSR.THRE | LSR.TEMT
+        return IDLE | (LSR.DR if self.state.fifo else 0) | (LSR.OE if self.state.overrun else 0)
 
     @lsr.on_read
     def _errors_were_read(self) -> None:
-        self.state.overrun = False
-        self._drive()
+        if self.state.overrun:
+            self.state.overrun = False
+            self._drive()
 
     @msr.on_read
     def _changes_were_read(self) -> None:
@@ -287,12 +217,13 @@ class Uart16550(Device):
     @property
     def cause(self) -> Cause:
         """The pending interrupt of the highest priority, Table IV."""
-        fifo, trigger = self.state.fifo, TRIGGERS[self.fcr >> 6] if self.fifos else 1
-        timed_out = bool(fifo) and self.fifos and self.silence.deadline_ns is None
+        fifo, many = self.state.fifo, self.depth > 1
+        timed_out = bool(fifo) and many and self.silence.deadline_ns is None
+        available = len(fifo) >= (TRIGGERS[self.fcr >> 6] if many else 1)
         reasons = (
             (IER.ELSI, self.state.overrun, Cause.LINE_STATUS),
             (IER.ERBFI, timed_out, Cause.CHARACTER_TIMEOUT),
-            (IER.ERBFI, len(fifo) >= trigger, Cause.RECEIVED_DATA),
+            (IER.ERBFI, available, Cause.RECEIVED_DATA),
             (IER.ETBEI, not self.state.thre_seen, Cause.THR_EMPTY),
             (IER.EDSSI, bool(self.msr & DELTAS), Cause.MODEM_STATUS),
         )
@@ -300,7 +231,7 @@ class Uart16550(Device):
 
     @iir.value
     def _identification(self) -> int:
-        return self.cause | (0xC0 if self.fifos else 0)
+        return self.cause | (0xC0 if self.depth > 1 else 0)
 
     @iir.on_read
     def _identification_was_read(self) -> None:
@@ -308,5 +239,6 @@ class Uart16550(Device):
             self.state.thre_seen = True
             self._drive()
 
+    @silence.on_fire
     def _drive(self) -> None:
         self.irq.set_level(self.cause is not Cause.NONE and bool(self.mcr & MCR.OUT2))

@@ -1,7 +1,7 @@
 """The PC's way into PCI configuration space: configuration mechanism #1.
 
 Specifications: PCI Local Bus Specification 3.0, 3.2.2.3.2; Intel 82441FX (PMC), order
-number 290549, 3.1 (CONFADD, CONFDATA); Intel 82371SB (PIIX3), order number 290550 (RC).
+number 290549 (CONFADD, CONFDATA); Intel 82371SB (PIIX3), order number 290550 (RC).
 
 Modelled: CONFADD at CF8h as a register that decodes doublewords only; CONFDATA at
 CFCh-CFFh with accesses of 1, 2 and 4 bytes at every offset, each of which is one access

@@ -1,13 +1,13 @@
 """The host bridge of a 440FX chipset: PCI device 00:00.0 as firmware sees it.
 
-Specification: Intel 82441FX PCI and Memory Controller (PMC), order number 290549, 3.2.
+Specification: Intel 82441FX PCI and Memory Controller (PMC), order number 290549.
 
-Modelled: the identity, and the registers that firmware programs, as storage.  The
-subsystem ID is QEMU's (1AF4h:1100h; the chip has none): SeaBIOS takes it as the sign
-that fw_cfg and the debug port may be asked.
-Not modelled: what the registers do.  PAM0-PAM6 and SMRAM do not change the memory map,
-which is the hypervisor's (it maps the BIOS area as RAM from the start); DLCK does not
-lock; no DRAM timing, no ECC, no error reporting; DRB0-DRB7 do not tell the RAM's size.
+Modelled: the identity; PAM0-PAM6 and SMRAM as storage.  The subsystem ID is QEMU's
+(1AF4h:1100h; the chip has none): SeaBIOS takes it as the sign that fw_cfg and the debug
+port may be asked.
+Not modelled: what the registers do.  PAM and SMRAM do not change the memory map, which is
+the hypervisor's (it maps the BIOS area as RAM from the start), and DLCK does not lock.
+All other registers (cache, DRAM and error control) read 0 and ignore writes.
 
 A hostile guest makes nothing grow: the state is the registers.
 """
@@ -36,21 +36,8 @@ class Smram(enum.IntFlag):
 def _pam(offset: int, mask: int = 0x33) -> Register:
     """A PAM register: read and write enable of two segments."""
     fields = {"LOW_RE": Field(0), "LOW_WE": Field(1), "HIGH_RE": Field(4), "HIGH_WE": Field(5)}
-    return _storage(
-        offset, mask=mask, fields={name: bits for name, bits in fields.items() if bits.mask & mask}
-    )
-
-
-def _storage(
-    offset: int,
-    *,
-    size: int = 1,
-    reset: int = 0,
-    mask: int | None = None,
-    fields: dict[str, Field] | type[enum.IntFlag] | None = None,
-) -> Register:
-    region = PciFunction.config_space
-    return Register(offset, size=size, reset=reset, mask=mask, fields=fields, region=region)
+    known = {name: bits for name, bits in fields.items() if bits.mask & mask}
+    return Register(offset, mask=mask, fields=known, region=PciFunction.config_space)
 
 
 class I440Fx(PciFunction):
@@ -58,13 +45,6 @@ class I440Fx(PciFunction):
 
     identity = Identity(0x8086, 0x1237, 0x060000, revision=2, subsystem_vendor=0x1AF4, subsystem=0x1100)
 
-    pmccfg = _storage(0x50, size=2)
-    deturbo = _storage(0x52)
-    dbc = _storage(0x53)
-    axc = _storage(0x54)
-    drt = _storage(0x55, size=2)
-    dramc = _storage(0x57, reset=0x01)
-    dramt = _storage(0x58, reset=0x10)
     pam0 = _pam(0x59, mask=0x30)
     pam1 = _pam(0x5A)
     pam2 = _pam(0x5B)
@@ -72,14 +52,9 @@ class I440Fx(PciFunction):
     pam4 = _pam(0x5D)
     pam5 = _pam(0x5E)
     pam6 = _pam(0x5F)
-    drb = _storage(0x60, size=8, reset=0x0101_0101_0101_0101)
-    fdhc = _storage(0x68)
-    mtt = _storage(0x70)
-    smram = _storage(0x72, reset=0x02, fields=Smram)
-    errcmd = _storage(0x90)
-    errsts = _storage(0x91)
+    smram = Register(0x72, reset=0x02, fields=Smram, region=PciFunction.config_space)
 
     def on_reset(self) -> None:
-        """PCICMD is 0006h and PCISTS 0280h (3.2.3, 3.2.4)."""
+        """PCICMD is 0006h and PCISTS 0280h."""
         self.command = Command.MEMORY_SPACE | Command.BUS_MASTER
         self.status = Status.FAST_BACK_TO_BACK | 1 << 9

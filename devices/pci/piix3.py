@@ -1,7 +1,7 @@
 """The ISA bridge of a 440FX chipset: routes PCI interrupts to ISA ones.
 
-Specification: Intel 82371FB (PIIX) and 82371SB (PIIX3), order number 290550, 2.2 (PCI
-configuration registers, function 0).
+Specification: Intel 82371FB (PIIX) and 82371SB (PIIX3), order number 290550, PCI
+configuration registers of function 0.
 
 Modelled: the identity; PIRQRC[A:D], with a wired-OR of all PIRQ# that share an IRQ; the
 other registers of function 0 as storage with their reset values.
@@ -23,7 +23,7 @@ from mmiod.device.pci import Command, Identity, PciFunction
 API: Final = 1
 
 ROUTABLE: Final = frozenset({3, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15})
-"""What PIRQRC may name; the other numbers are reserved (2.2.9)."""
+"""What PIRQRC may name; the other numbers are reserved."""
 DISABLED: Final = 0x80
 
 
@@ -56,7 +56,6 @@ class Piix3(PciFunction):
     tom = _storage(0x69, 0x02)
     mstat = _storage(0x6A, 0x0000, size=2)
     mbirq0 = _storage(0x70, 0x80)
-    mbirq1 = _storage(0x71, 0x80)
     mbdma0 = _storage(0x76, 0x0C)
     mbdma1 = _storage(0x77, 0x0C)
     pcsc = _storage(0x78, 0x0002, size=2)
@@ -71,7 +70,7 @@ class Piix3(PciFunction):
     cthtmr = _storage(0xAE, 0x00)
 
     def on_reset(self) -> None:
-        """PCICMD is 0007h and PCISTS 0200h (2.2.3, 2.2.4)."""
+        """PCICMD is 0007h and PCISTS 0200h."""
         self.command = Command.IO_SPACE | Command.MEMORY_SPACE | Command.BUS_MASTER
         self.status = 1 << 9
 

@@ -221,7 +221,7 @@ class Flights:
     def _halt(self, flight: Flight) -> None:
         if self.machine.interrupts.get(flight.vcpu, False):
             self._finish(flight, Values())
-        elif self.virtual:
+        elif self.virtual and self.machine.interrupts:
             self._skip_time()
 
     def _skip_time(self) -> None:

@@ -102,9 +102,7 @@ class VmAttachment:
         """Become the machine's outlet."""
         self.log = structlog.get_logger().bind(vm=self.machine.name)
         self.machine.outlet = self
-        names = ["GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS"] + ["INTR"] * bool(
-            self.machine.interrupts
-        )
+        names = ("GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS", "INTR")
         self.offer = evolve(self.offer, capabilities=sum(NUMBERS["capability"][name] for name in names))
 
     def listen(self, listener: socket.socket) -> None:
@@ -410,6 +408,7 @@ class VmAttachment:
 
     def stop(self) -> None:
         """Take nothing new; answer what waits for a device with all ones."""
+        self._nursery = None
         for listener in self._listeners:
             self.pump.unregister(listener.fileno())
             listener.close()

@@ -35,15 +35,10 @@ class Watch:
             self._introduced = True
             return [Watched([], 0, self.filter.covers, self._matching_devices())]
         records, end, dropped = self.daemon.recorder.since(self.serial, SCANNED_PER_POLL)
-        serials = range(end - len(records), end)
-        found = (
-            (serial, record)
-            for serial, record in zip(serials, records, strict=True)
-            if self.filter.matches(record)
-        )
+        numbered = enumerate(records, end - len(records))
+        found = ((serial, record) for serial, record in numbered if self.filter.matches(record))
         shown = list(itertools.islice(found, SHOWN_PER_POLL))
-        full = len(shown) == SHOWN_PER_POLL
-        self.serial = shown[-1][0] + 1 if full else end
+        self.serial = end if len(shown) < SHOWN_PER_POLL else shown[-1][0] + 1
         if not shown and not dropped:
             return []
         return [Watched([self._access(record) for _, record in shown], dropped)]

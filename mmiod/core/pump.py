@@ -58,7 +58,7 @@ class Pump:
 
     def unregister(self, descriptor: int) -> None:
         """Forget a descriptor, before it is closed."""
-        if self._callbacks.pop(descriptor, None) is not None:
+        if self._callbacks.pop(descriptor, None) is not None and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
     def soon(self, action: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ from mmiod.ctl.text import duration, fields, hexadecimal
 
 REPORT_NS: Final = 1_000_000_000
 """Guest time after which repetitions that do not end are told."""
+DEVICES_SHOWN: Final = 6
 _SAME: Final = ("vm", "vcpu", "space", "address", "direction", "size", "value", "device", "status", "pc")
 """What makes two accesses the same line; time, sequence and latency differ always."""
 _ARROWS: Final = {"read": "->", "write": "<-"}
@@ -20,8 +21,10 @@ _BOLD, _RED, _DIM, _OFF = "\x1b[1m", "\x1b[31m", "\x1b[2m", "\x1b[m"
 
 def introduce(first: Object) -> str:
     """What the filter covers, in the words of the daemon, and whether it can match anything."""
-    matching = ", ".join(first["devices"]) or "none"
-    return f"watching {first['covers']}; devices that match now: {matching}"
+    names = first["devices"]
+    shown = ", ".join(names[:DEVICES_SHOWN]) or "none"
+    more = f" and {len(names) - DEVICES_SHOWN} more" if len(names) > DEVICES_SHOWN else ""
+    return f"watching {first['covers']}; devices that match now: {shown}{more}"
 
 
 class JsonLines:
@@ -85,7 +88,7 @@ def line(access: Object, *, colour: bool = False) -> str:
         _paint(f"{seconds}.{ns // 1000:06}", _DIM, colour),
         f"{access['vm']}/{access['vcpu']}" if access["vcpu"] >= 0 else access["vm"],
         access["device"] or "-",
-        _paint((access["register"] or "").upper(), _BOLD, colour),
+        _paint((access["register"] or "").upper(), _BOLD, colour) or access["region"] or "",
         _ARROWS[access["direction"]],
         hexadecimal(access["value"], access["size"]),
         fields({name: value for name, value in access["fields"].items() if value}),

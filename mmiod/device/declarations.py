@@ -135,9 +135,11 @@ class IrqOutputs:
 
     count: int
     name: str = field(default="", init=False)
+    lines: tuple[str, ...] = field(default=(), init=False)
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
         self.name = name
+        self.lines = tuple(f"{name}{number}" for number in range(self.count))
 
     @overload
     def __get__(self, instance: None, owner: type[Device]) -> IrqOutputs: ...
@@ -145,11 +147,11 @@ class IrqOutputs:
     def __get__(self, instance: Device, owner: type[Device]) -> tuple[Line, ...]: ...
     def __get__(self, instance: Device | None, owner: type[Device]) -> IrqOutputs | tuple[Line, ...]:
         """Give the live lines on a device."""
-        return self if instance is None else tuple(instance.lines[name] for name in self.names())
+        return self if instance is None else tuple(instance.lines[name] for name in self.lines)
 
     def names(self) -> tuple[str, ...]:
         """The lines' names, as wires write them."""
-        return tuple(f"{self.name}{number}" for number in range(self.count))
+        return self.lines
 
 
 @define(eq=False)
@@ -192,6 +194,7 @@ class IrqInputs:
 
     count: int
     name: str = field(default="", init=False)
+    lines: tuple[str, ...] = field(default=(), init=False)
     change: str | None = field(default=None, init=False)
 
     def on_change(self, hook: LineHook) -> LineHook:
@@ -201,6 +204,7 @@ class IrqInputs:
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
         self.name = name
+        self.lines = tuple(f"{name}{number}" for number in range(self.count))
 
     @overload
     def __get__(self, instance: None, owner: type[Device]) -> IrqInputs: ...
@@ -208,11 +212,11 @@ class IrqInputs:
     def __get__(self, instance: Device, owner: type[Device]) -> tuple[bool, ...]: ...
     def __get__(self, instance: Device | None, owner: type[Device]) -> IrqInputs | tuple[bool, ...]:
         """Give the levels on a device."""
-        return self if instance is None else tuple(instance.inputs[name] for name in self.names())
+        return self if instance is None else tuple(instance.inputs[name] for name in self.lines)
 
     def names(self) -> tuple[str, ...]:
         """The lines' names, as wires write them."""
-        return tuple(f"{self.name}{number}" for number in range(self.count))
+        return self.lines
 
     def deliver(self, device: Device, name: str, level: bool) -> None:
         """A wire changed a level."""

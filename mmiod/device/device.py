@@ -15,6 +15,7 @@ the deadlines of its timers; the framework resets, saves and restores all of it.
 
 from __future__ import annotations
 
+import inspect
 import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -196,7 +197,7 @@ def _annotated(cls: type[Device], name: str) -> type[Any]:
     for base in cls.__mro__:
         if base is Device:
             return Empty
-        annotation = base.__dict__.get("__annotations__", {}).get(name)
+        annotation = inspect.get_annotations(base).get(name)
         if annotation is None:
             continue
         if isinstance(annotation, str):

@@ -28,8 +28,12 @@ _PART: Final = 1
 class Answerer(Protocol):
     """What answers the accesses of one region; `offset` and `size` are within it."""
 
-    def read(self, device: Device, offset: int, size: int) -> int | Pending: ...
-    def write(self, device: Device, offset: int, size: int, value: int) -> Pending | None: ...
+    def read(self, device: Device, offset: int, size: int) -> int | Pending:
+        """Answer a read."""
+
+    def write(self, device: Device, offset: int, size: int, value: int) -> Pending | None:
+        """Take a write."""
+
     def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Register | None:
         """The register that an access at `offset` meets first, for the record; 0 is any size."""
 

@@ -81,11 +81,16 @@ class Context(Protocol):
     """The machine's side of one device."""
 
     @property
-    def clock(self) -> Clock: ...
+    def clock(self) -> Clock:
+        """The guest's clock."""
+
     @property
-    def memory(self) -> Memory: ...
+    def memory(self) -> Memory:
+        """Guest memory, for DMA."""
+
     @property
-    def bus(self) -> Bus: ...
+    def bus(self) -> Bus:
+        """The VM's address spaces."""
 
     def notify(self, event: str, **fields: object) -> None:
         """Report an event of the device: a constant name, `noun_past_verb`, and its facts."""

@@ -101,8 +101,8 @@ class Host(Protocol):
     ) -> int | Pending | Busy:
         """One access; the value of a read, 0 for a write."""
 
-    def register_at(self, region: str, offset: int, direction: Direction) -> str:
-        """The name of the register there, "" if there is none, for the record."""
+    def register_at(self, region: str, offset: int, size: int, direction: Direction) -> str:
+        """The name of the register that an access meets, "" if there is none, for the record."""
 
 
 class Origin(Protocol):
@@ -152,7 +152,7 @@ class InlineHost:
             self.statistics.reads += 1
         else:
             self.statistics.writes += 1
-        register = self.register_at(region, offset, direction)
+        register = self.register_at(region, offset, size, direction)
         if self.failure is not None:
             return self._refuse(direction, size, register, "quarantined", value)
         declared = self.device.regions[region]
@@ -175,12 +175,12 @@ class InlineHost:
         self.origin.record(self, direction, size, seen, register, self._status(), ns)
         return answer
 
-    def register_at(self, region: str, offset: int, direction: Direction) -> str:
-        """The name of the register there, "" if there is none."""
+    def register_at(self, region: str, offset: int, size: int, direction: Direction) -> str:
+        """The name of the register that an access meets, "" if there is none."""
         if self.failure is not None:
             return ""
-        at: Callable[[Device, int, Direction], Register | None] = self.device.answerers[region].at
-        found = self.guarded(at, None, self.device, offset, direction)
+        at: Callable[[Device, int, Direction, int], Register | None] = self.device.answerers[region].at
+        found = self.guarded(at, None, self.device, offset, direction, size)
         return found.name if found is not None else ""
 
     def settle(self, value: int) -> int:

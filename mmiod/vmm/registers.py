@@ -43,6 +43,8 @@ _HFLAGS: Final = 23
 _SEGMENTS: Final = 25
 _CR: Final = 65
 _SEGMENT: Final = struct.Struct("<I4xQII")
+_WORD: Final = struct.Struct("<I")
+_HFLAGS_OFFSET: Final = struct.calcsize("<16QQQ3QIi")
 _SEGMENTS_OFFSET: Final = struct.calcsize("<16QQQ3QIiII")
 
 _DR: Final = struct.Struct("<iiQ8Q32xi")
@@ -156,6 +158,7 @@ class Registers:
             self._engine.reg_write(GPR[number], value & 0xFFFF_FFFF)
         self.eflags = delta.rflags
         self.eip = delta.rip
+        self._end_shadow()
 
     @property
     def eflags(self) -> int:
@@ -182,6 +185,13 @@ class Registers:
         self._words()
         _IN_FLIGHT.pack_into(self._image.bytes, self._exception + _IN_FLIGHT_OFFSET, _NONE_IN_FLIGHT)
         self._engine.context_restore(self._image.context)
+
+    def _end_shadow(self) -> None:
+        """An interrupt shadow ends with its instruction, whoever executed that."""
+        hflags = self._words()[_HFLAGS]
+        if hflags & _SHADOW:
+            _WORD.pack_into(self._image.bytes, self._state + _HFLAGS_OFFSET, hflags & ~_SHADOW)
+            self._engine.context_restore(self._image.context)
 
     def _words(self) -> tuple[int, ...]:
         self._engine.context_update(self._image.context)

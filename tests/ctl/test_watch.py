@@ -65,7 +65,7 @@ def at(ns: int, access: Object = LCR) -> Object:
         (NOBODY, "12.345678 vm0/0 - -> 0xffffffff unclaimed mmio:0xfed40024 4B 0ns"),
         (
             {**LCR, "offset": 0, "address": 0x3F8, "fields": {}, "register": None},
-            "12.345678 vm0/0 uart0 <- 0x83 pio:0x3f8 1B 4.1us pc=0xf1234",
+            "12.345678 vm0/0 uart0 main <- 0x83 pio:0x3f8 1B 4.1us pc=0xf1234",
         ),
         (
             {**LCR, "offset": 0x24, "address": 0xFED4_0024, "space": "mmio", "fields": {}, "vcpu": -1},
@@ -179,3 +179,5 @@ def test_introduction() -> None:
         == introduce(first)
     )
     assert introduce({**first, "devices": []}).endswith("devices that match now: none")
+    many = {**first, "devices": list("abcdefgh")}
+    assert introduce(many).endswith("devices that match now: a, b, c, d, e, f and 2 more")

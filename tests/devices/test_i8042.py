@@ -86,12 +86,15 @@ def test_a_byte_for_no_mouse_times_out() -> None:
 
 
 def test_sending_enables_the_interface() -> None:
-    """A byte for the keyboard clears "disable keyboard" in the command byte."""
+    """A byte for the keyboard clears "disable keyboard", one for the mouse "disable auxiliary"."""
     controller = Harness(I8042)
     ask(controller, 0x60, CommandByte.KEYBOARD_OFF | CommandByte.AUX_OFF)
     controller.write("data", 0xED)
     controller.read("data")
-    assert CommandByte.AUX_OFF == ask(controller, 0x20)
+    found = [ask(controller, 0x20)]
+    assert ask(controller, 0xD4, 0xED) == 0xFE
+    found.append(ask(controller, 0x20))
+    assert found == [CommandByte.AUX_OFF, 0]
 
 
 def test_buffer_writes_interrupt() -> None:

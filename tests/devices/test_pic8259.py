@@ -283,6 +283,16 @@ def test_special_fully_nested_mode() -> None:
     assert not intr(pic), "lower levels of the master wait"
 
 
+def test_a_slave_itself_is_never_special() -> None:
+    """Special Fully Nested Mode: it is for the master; IR2 of the slave waits for its own EOI."""
+    pic = make(master_icw4=0x11, slave_icw4=0x11)
+    raise_lines(pic, 10)
+    inta(pic)
+    pic.drive("ir10", level=False)
+    raise_lines(pic, 10)
+    assert not intr(pic)
+
+
 def test_normally_a_slave_in_service_is_locked_out() -> None:
     """The same: in normal nested mode the whole slave waits."""
     pic = make()

@@ -89,7 +89,7 @@ def test_tmrof_sts_is_set_when_the_top_bit_changes_and_cleared_by_a_one() -> Non
 
 
 def test_sci_follows_status_enable_and_sci_en() -> None:
-    """7.2: TMROF_STS, TMROF_EN and SCI_EN all set; it falls when the status is cleared."""
+    """TMROF_STS, TMROF_EN and SCI_EN all set; it falls when the status is cleared."""
     harness = pm()
     harness.write("pmcntrl", 1)
     harness.write("pmen", 1)

@@ -327,6 +327,22 @@ def test_status() -> None:
     assert found == [0xF4, 0xB4, 0x74, 0xB4]
 
 
+def test_null_count_until_the_trigger() -> None:
+    """Read-Back Command: in modes 1 and 5 a count is null until the gate's rise has loaded it."""
+    pit = Harness(Pit8254)
+    control(pit, 0x92)
+    found = []
+    for _ in range(2):
+        count(pit, 2, 9)
+        for _ in range(2):
+            at_tick(pit, pit.device.tick + 2)
+            control(pit, 0xE8)
+            found.append(read(pit, 2) >> 6 & 1)
+            gate2(pit, level=True)
+        gate2(pit, level=False)
+    assert found == [1, 0, 1, 0]
+
+
 def test_modes_6_and_7_are_2_and_3() -> None:
     """Control word: M2 is "don't care" in modes 2 and 3."""
     pit = Harness(Pit8254)

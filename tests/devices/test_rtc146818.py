@@ -286,7 +286,6 @@ def test_firmware_finds_the_ram(mib: int) -> None:
 
     rtc = Harness(Rtc146818)
     rtc.context.memory = Memory()  # type: ignore[assignment]  # only sizes are asked
-    rtc.device.state.ram.clear()
     rtc.device.reset()
     ram = [get(rtc, cell) for cell in range(128)]
     above_16m = ram[0x34] << 16 | ram[0x35] << 24
@@ -313,7 +312,7 @@ def test_a_wrong_boot_order_is_refused(boot: str) -> None:
 
 
 def test_a_reset_keeps_what_the_guest_stored() -> None:
-    """The first reset fills the RAM, later ones leave it."""
+    """The first reset fills the RAM, later ones leave all of it but the size of RAM."""
     rtc = Harness(Rtc146818)
     put(rtc, 0x3D, 0x23)
     rtc.device.reset()

@@ -20,7 +20,7 @@ from devices.legacy.uart16550 import (
 from mmiod.testing.harness import Harness
 
 IDLE = LSR.THRE | LSR.TEMT
-FIFO_14 = FCR.FIFO_ENABLE | FCR.TRIGGER_LSB | FCR.TRIGGER_MSB
+FIFO_14 = FCR.FIFO_ENABLE | FCR.TRIGGER0 | FCR.TRIGGER1
 CHARACTER_NS = 10 * 16 * 1_000_000_000 // 1_843_200
 """8N1 at 115,200 baud, divisor 1."""
 

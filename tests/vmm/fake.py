@@ -66,6 +66,8 @@ class FakeDaemon:
     """Whether it knows its session again."""
     greeting: bytes = b""
     """Sent instead of WELCOME."""
+    later: list[bytes] = field(factory=list)
+    """Sent behind the next completion."""
     break_before: set[int] = field(factory=set)
     break_after: set[int] = field(factory=set)
     exits: list[tuple[Exit, int]] = field(factory=list)
@@ -162,8 +164,9 @@ class FakeDaemon:
         self._last = arrived.body, reply
         if arrived.exit.sequence in self.break_after:
             return False
-        if reply:
-            connection.send(reply)
+        for message in [reply, *self.later] if reply else []:
+            connection.send(message)
+        self.later.clear()
         return True
 
     def _execute(self, arrived: Arrived) -> bytes:

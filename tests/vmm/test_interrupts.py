@@ -107,7 +107,7 @@ def test_an_interrupt_breaks_into_a_loop_without_exits() -> None:
         if isinstance(exit_, AcknowledgeExit):
             return Values(b"\x20")
         if isinstance(exit_, DecodedExit) and exit_.address == 0x98:
-            daemon.send(replies.intr(0, level=True))
+            daemon.later.append(replies.intr(0, level=True))
         return ones(daemon, exit_)
 
     code = STACK + IVT_20 + "fb e698 ebfe"
@@ -185,7 +185,7 @@ def test_a_fault_of_the_completion_is_raised_in_the_guest() -> None:
 def test_a_vector_without_gate_is_a_triple_fault_and_resets(capsys: pytest.CaptureFixture[str]) -> None:
     """As firmware reboots at last: an exception with an empty IDT resets devices and CPU; RAM is kept."""
     # the first time [0x600] is 0: set it and lidt an empty table, then int3; the second time: done
-    code = "803e000600 7509" "fe060006 2e0f011ee007 cc".replace("7509", "750a") + EXIT
+    code = "803e000600 750b fe060006 2e0f011ee007 cc" + EXIT
     run = guest(firmware(code, at_7e0="0000 00000000"), FakeDaemon())
 
     assert run.run() == 0
@@ -203,7 +203,7 @@ def test_a_request_resets_and_memory_stays() -> None:
         return ones(daemon, exit_)
 
     code = "803e000600 750a" "fe060006 b0fe e664 e665" + EXIT  # nothing runs behind out 0x64
-    run = guest(firmware(code.replace("750a", "750a")), FakeDaemon(answer))
+    run = guest(firmware(code), FakeDaemon(answer))
 
     assert run.run() == 0
 

@@ -86,6 +86,27 @@ def test_every_plain_move_has_a_direct_form(code: Code, mode: Mode) -> None:
             assert SLOW != plan.direct.linear(vcpu), case
 
 
+@pytest.mark.parametrize(
+    ("mode", "rbx", "limit", "slow"),
+    [
+        (Mode.CODE64, 0x7FFF_FFFF_FFFC, 0, False),
+        (Mode.CODE64, 0x7FFF_FFFF_FFFD, 0, True),
+        (Mode.CODE64, 0xFFFF_8000_0000_0000, 0, False),
+        (Mode.CODE64, 0xFFFF_7FFF_FFFF_FFFF, 0, True),
+        (Mode.CODE64, 0xFFFF_FFFF_FFFF_FFFC, 0, False),
+        (Mode.CODE64, 0xFFFF_FFFF_FFFF_FFFD, 0, True),
+        (Mode.CODE32, 0x1000, 0x1003, False),
+        (Mode.CODE32, 0x1000, 0x1002, True),
+    ],
+)
+def test_the_last_byte_counts(mode: Mode, rbx: int, limit: int, slow: bool) -> None:
+    """An access that ends beyond the segment or the canonical half is declined."""
+    direct, vcpu = plan_of("8b 03", mode).direct, flat(mode, rbx=rbx)
+    vcpu.segments[3].limit = limit
+    assert direct is not None
+    assert slow == (direct.linear(vcpu) == SLOW)
+
+
 @pytest.mark.parametrize("code", ["01 00", "f0 01 00", "87 00", "a4", "aa", "8c 18", "ec", "38 00"])
 def test_others_have_none(code: str) -> None:
     """Modifying, comparing, strings, ports and selectors take the generator."""

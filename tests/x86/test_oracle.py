@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 
 from mmiod.x86 import Mode, Plan, decode
-from tests.x86.forms import CODES, Case, executed_forms, legal_modes, mnemonic
+from tests.x86.forms import Case, executed_forms, legal_modes, mnemonic
 from tests.x86.generator import cases
 from tests.x86.oracle import Driver, Oracle, Outcome, outcome
 

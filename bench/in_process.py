@@ -1,0 +1,163 @@
+"""The same accesses in this process, without sockets: what is ours of a round trip."""
+
+from __future__ import annotations
+
+import time
+import timeit
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+from attrs import evolve, frozen
+
+from bench.programs import MACHINE
+from mmiod import config
+from mmiod.core.run import Platform, Run, run
+from mmiod.machine.clock import MachineClock
+from mmiod.machine.machine import Machine, assemble
+from mmiod.plugins.loader import bundled_directories, load
+from mmiod.protocol.exit import NO_DEADLINE, Client, Offer, Session, encode_completion, encode_exit
+from mmiod.trace import Recorder
+from mmiod.values import (
+    CS,
+    READ,
+    WRITE,
+    Completion,
+    DecodedExit,
+    Done,
+    Exit,
+    RawExit,
+    Segment,
+    Space,
+    Values,
+    VcpuState,
+)
+from mmiod.x86 import REP_BOUND, Plan, Probe, decode, mode_of
+
+BASE: Final = 0xFEBF_0000
+SCRATCH: Final = BASE + 4
+PATTERN: Final = 0x6D6D_696F
+TESTDEV: Final = 3 << 15
+COMMAND, BAR0, MEMORY_SPACE = 0x04, 0x10, 2
+RBX: Final = 3
+LOAD: Final = bytes.fromhex("8b4304") + b"\x90" * 12
+"""mov eax, [ebx + 4], and what follows it."""
+REPEATS: Final = 25
+PLATFORM: Final = Platform(physical_bits=40)
+
+
+@frozen
+class Step:
+    """The least time in us that a part of the pipeline took."""
+
+    step: str
+    us: float
+
+
+def measure(*, count: int) -> list[Step]:
+    """Each part `count` times, in turn with the others, and that `REPEATS` times: the best of it."""
+    parts = _parts()
+    best = dict.fromkeys(parts, float("inf"))
+    for _ in range(REPEATS):
+        for name, part in parts.items():
+            best[name] = min(best[name], timeit.timeit(part, number=count))
+    return [Step(name, taken * 1e6 / count) for name, taken in best.items()]
+
+
+def _parts() -> Mapping[str, Callable[[], object]]:
+    machine = _machine()
+    decoded = DecodedExit(0, 1, Space.MMIO, READ, SCRATCH, 4)
+    raw = RawExit(0, 1, _flat(), LOAD, gpa=SCRATCH)
+    mode = mode_of(raw.state)
+    values, done = _execute(machine, decoded), _execute(machine, raw)
+    assert values == Values(PATTERN.to_bytes(4, "little")), values
+    assert isinstance(done, Done), done
+    plan = decode(LOAD, mode)
+    assert isinstance(plan, Plan), plan
+    return {
+        "decode, a new instruction": partial(decode.__wrapped__, LOAD, mode),
+        "plan, cached: found and run": lambda: _run_plan(decode(LOAD, mode), raw.state),
+        "core.run, decoded exit": lambda: _execute(machine, decoded),
+        "core.run, raw exit": lambda: _execute(machine, raw),
+        "protocol, decoded exit in, VALUES out": _codec(decoded, values),
+        "protocol, raw exit in, DONE out": _codec(raw, done),
+    }
+
+
+def _execute(machine: Machine, exit_: DecodedExit | RawExit) -> Completion:
+    return _finish(run(machine, exit_, PLATFORM, REP_BOUND))
+
+
+def _finish(started: Run) -> Completion:
+    try:
+        next(started)
+    except StopIteration as finished:
+        completion: Completion = finished.value
+        return completion
+    raise AssertionError("the test function answers at once")
+
+
+def _run_plan(plan: object, state: VcpuState) -> None:
+    """Answer each step at once."""
+    assert isinstance(plan, Plan)
+    steps = plan.run(state)
+    step = next(steps)
+    try:
+        while True:
+            step = steps.send(0 if isinstance(step, Probe) else PATTERN)
+    except StopIteration:
+        return
+
+
+def _codec(exit_: Exit, completion: Completion) -> Callable[[], None]:
+    data, session = encode_exit(exit_), _session()
+
+    def both_ways() -> None:
+        session.receive(data)
+        encode_completion(
+            completion, vcpu=0, sequence=1, posted=0, interrupt=False, guest_ns=0, deadline_ns=NO_DEADLINE
+        )
+
+    return both_ways
+
+
+def _session() -> Session:
+    """A connection behind its HELLO."""
+    offer = Offer(
+        capabilities=0, generation=1, hook_deadline_ns=0, max_vcpus=1, max_slots=1, rep_bound=REP_BOUND
+    )
+    session = Session(offer)
+    session.receive(Client("bench", 1, physical_bits=PLATFORM.physical_bits).hello())
+    session.welcome(bytes(16))
+    return session
+
+
+def _machine() -> Machine:
+    """The daemon's machine, with its recorder; BAR 0 of the test function is placed."""
+    description = config.load_machine(MACHINE)
+    classes = {
+        name: load(device.plugin, bundled_directories()) for name, device in description.devices.items()
+    }
+    parts = {
+        name: (classes[name], config.configure(classes[name], device))
+        for name, device in description.devices.items()
+    }
+    clock = MachineClock(time.monotonic_ns, lambda: 0.0)
+    machine = assemble("bench", description, parts, clock, lambda _event, **_fields: None, Recorder().add)
+    machine.power_on(virtual=False)
+    write = DecodedExit(0, 1, Space.PCI_CONFIG, WRITE, TESTDEV | BAR0, 4, data=BASE.to_bytes(4, "little"))
+    _execute(machine, write)
+    enable = MEMORY_SPACE.to_bytes(2, "little")
+    _execute(machine, evolve(write, address=TESTDEV | COMMAND, size=2, data=enable))
+    pattern = PATTERN.to_bytes(4, "little")
+    _execute(machine, evolve(write, space=Space.MMIO, address=SCRATCH, data=pattern))
+    return machine
+
+
+def _flat() -> VcpuState:
+    """32-bit protected mode, without paging."""
+    segments = [Segment(0, 0xFFFF_FFFF, 16, 0xC093) for _ in range(6)]
+    segments[CS] = Segment(0, 0xFFFF_FFFF, 8, 0xC09B)
+    state = VcpuState(segments=segments, cr0=1, rip=0x1000)
+    state.gpr[RBX] = BASE
+    return state

@@ -1,0 +1,172 @@
+"""Boots of stock SeaBIOS: the real daemon in this process, the real mmiod-vmm beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from mmiod import config, daemon
+from mmiod.daemon import Daemon
+from mmiod.machine.clock import NEVER
+from mmiod.service.limiter import RateLimiter
+from mmiod.service.notify import Notifier
+from mmiod.trace.record import DEVICE, DIRECTION, LATENCY_NS, REGISTER, VALUE, VM, Record
+from mmiod.values import WRITE, HaltExit
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRMWARE = Path("/usr/share/seabios/bios-256k.bin")
+PC = ROOT / "config" / "machines" / "pc.toml"
+LAST_LINE = "No bootable device."
+PATIENCE_S = 60
+
+Tables = dict[str, Any]
+
+
+def pc(**devices: Mapping[str, Any] | None) -> Tables:
+    """The bundled PC with devices added, changed, or (None) taken out together with their wires."""
+    tables = tomllib.loads(PC.read_text())
+    for name, device in devices.items():
+        if device is None:
+            del tables["devices"][name]
+        else:
+            tables["devices"][name] = dict(device)
+    tables["wires"] = {
+        source: sink
+        for source, sink in tables["wires"].items()
+        if source.partition(".")[0] in tables["devices"]
+        and sink.partition(".")[0] in {*tables["devices"], "vcpu0"}
+    }
+    for device in tables["devices"].values():
+        device.pop("streams", None)
+    return tables
+
+
+def toml(tables: Tables, prefix: str = "") -> str:
+    """TOML of nested tables, as far as machine files need it."""
+    plain, nested = [], []
+    for key, value in tables.items():
+        name = f'"{key}"'
+        if isinstance(value, dict):
+            nested.append(f"[{prefix}{name}]\n{toml(value, f'{prefix}{name}.')}")
+        elif isinstance(value, list):
+            nested += [f"[[{prefix}{name}]]\n{toml(item, f'{prefix}{name}.')}" for item in value]
+        else:
+            plain.append(f"{name} = {value!r}" if not isinstance(value, bool) else f"{name} = {str(value).lower()}")
+    return "\n".join([*plain, *nested]) + "\n"
+
+
+@define
+class Boot:
+    """One VM: its machine and how its hypervisor runs."""
+
+    machine: Tables = field(factory=pc)
+    memory_mib: int = 128
+    icount: int | None = None
+    name: str = "vm"
+
+    def command(self, directory: Path) -> list[str]:
+        """The hypervisor's."""
+        options = ["--memory", str(self.memory_mib), "--firmware", str(FIRMWARE)]
+        if self.icount is not None:
+            options += ["--icount", f"shift={self.icount}"]
+        socket = ["--socket", str(directory / f"{self.name}.exit"), "--vm", self.name]
+        return [sys.executable, "-m", "mmiod.vmm", *socket, *options]
+
+
+@define(eq=False)
+class Booting:
+    """VMs under way in one daemon."""
+
+    daemon: Daemon
+    hypervisors: list[subprocess.Popen[bytes]]
+
+    def trace(self, vm: str = "vm") -> list[Record]:
+        """All accesses of a VM so far, without what differs by nature: how long they took."""
+        records, _, dropped = self.daemon.recorder.since(0, 1 << 30)
+        assert not dropped
+        return [record[:LATENCY_NS] + record[LATENCY_NS + 1 :] for record in records if record[VM] == vm]  # type: ignore[misc]
+
+    def log(self, vm: str = "vm") -> str:
+        """What the firmware wrote to the debug console so far."""
+        return console(self.trace(vm))
+
+    async def reaches_its_end(self, vm: str = "vm") -> str:
+        """Wait for the firmware's last line; its log."""
+        with trio.fail_after(PATIENCE_S):
+            while LAST_LINE not in self.log(vm):
+                await self._look_again()
+        return self.log(vm)
+
+    async def stops(self, vm: str = "vm") -> str:
+        """Wait until the vCPU halts and nothing can interrupt it any more; its log."""
+        with trio.fail_after(PATIENCE_S):
+            while not self._stands(vm):
+                await self._look_again()
+        return self.log(vm)
+
+    async def _look_again(self) -> None:
+        assert all(process.poll() is None for process in self.hypervisors), "a hypervisor has ended"
+        await trio.sleep(0.05)
+
+    def _stands(self, vm: str) -> bool:
+        flights = self.daemon.flights(vm)
+        flight = flights.current.get(0) if flights else None
+        halted = flight is not None and isinstance(flight.exit, HaltExit)
+        machine = self.daemon.machines[vm]
+        return halted and (not machine.interrupts or machine.clock.deadline_ns == NEVER)
+
+
+def console(trace: list[Record]) -> str:
+    """The text in the writes to the debug console."""
+    written = (record[VALUE] for record in trace if record[DEVICE] == "debugcon" and record[DIRECTION] == WRITE)
+    return bytes(written).decode("latin-1")
+
+
+def until_end(trace: list[Record]) -> list[Record]:
+    """A trace up to the firmware's last line: how long it idles afterwards is ours, not its."""
+    text = ""
+    for index, record in enumerate(trace):
+        if record[DEVICE] == "debugcon" and record[REGISTER] != "" and record[DIRECTION] == WRITE:
+            text += chr(record[VALUE])
+            if text.endswith(LAST_LINE):
+                return trace[: index + 1]
+    raise AssertionError("the firmware did not reach its end")
+
+
+@asynccontextmanager
+async def booting(directory: Path, *boots: Boot) -> AsyncIterator[Booting]:
+    """A daemon that serves these VMs, and their hypervisors."""
+    tables: Tables = {
+        "daemon": {"control": str(directory / "control"), "recorder_capacity": 1 << 20, "log_level": "error"},
+        "vm": [],
+    }
+    for boot in boots:
+        path = directory / f"{boot.name}.toml"
+        path.write_text(toml(boot.machine))
+        tables["vm"].append(
+            {"name": boot.name, "machine": str(path), "socket": str(directory / f"{boot.name}.exit")}
+        )
+    (directory / "mmiod.toml").write_text(toml(tables))
+    built = daemon.build(config.load(directory / "mmiod.toml"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(daemon.serve, built, Notifier(), RateLimiter(), {})
+        while not all((directory / f"{boot.name}.exit").exists() for boot in boots):
+            await trio.sleep(0.01)
+        processes = [subprocess.Popen(boot.command(directory), env=environment) for boot in boots]
+        try:
+            yield Booting(built, processes)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+            built.stopping.set()
