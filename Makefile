@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: help setup test demo bench lint lock clean
+.PHONY: help setup test demo bench lint generate screen lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -21,6 +21,16 @@ bench: setup  ## measure round trips against a C echo
 
 lint: setup  ## the gates of CI: lint, format, types, imports
 	@.ci/gates
+
+generate: setup  ## make anew what is made from tables: C header, tables of docs/protocol.md, guest
+	.venv/bin/python -m mmiod.protocol.exit.header > include/mmiod_exit.h
+	.venv/bin/python -m mmiod.protocol.exit.document docs/protocol.md
+	as --32 -o /tmp/tiny.o config/guests/tiny.S
+	objcopy -O binary -j .text /tmp/tiny.o config/guests/tiny.bin
+	rm /tmp/tiny.o
+
+screen: setup  ## record docs/demo.svg, the picture in the README
+	.venv/bin/mmiod demo | .venv/bin/python docs/record.py docs/demo.svg
 
 lock:  ## choose versions anew: pyproject.toml -> requirements.lock
 	@.ci/lock

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import time
 import timeit
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from attrs import evolve, frozen
 
-from bench.programs import MACHINE
-from mmiod import config
+from bench.programs import MACHINE, VM
+from mmiod.config import Config, VmConfig
 from mmiod.core.run import Platform, Run, run
-from mmiod.machine.clock import MachineClock
-from mmiod.machine.machine import Machine, assemble
-from mmiod.plugins.loader import bundled_directories, load
+from mmiod.daemon import build
+from mmiod.machine.machine import Machine
 from mmiod.protocol.exit import NO_DEADLINE, Client, Offer, Session, encode_completion, encode_exit
-from mmiod.trace import Recorder
 from mmiod.values import (
     CS,
     READ,
@@ -127,23 +125,15 @@ def _session() -> Session:
         capabilities=0, generation=1, hook_deadline_ns=0, max_vcpus=1, max_slots=1, rep_bound=REP_BOUND
     )
     session = Session(offer)
-    session.receive(Client("bench", 1, physical_bits=PLATFORM.physical_bits).hello())
+    session.receive(Client(VM, 1, physical_bits=PLATFORM.physical_bits).hello())
     session.welcome(bytes(16))
     return session
 
 
 def _machine() -> Machine:
-    """The daemon's machine, with its recorder; BAR 0 of the test function is placed."""
-    description = config.load_machine(MACHINE)
-    classes = {
-        name: load(device.plugin, bundled_directories()) for name, device in description.devices.items()
-    }
-    parts = {
-        name: (classes[name], config.configure(classes[name], device))
-        for name, device in description.devices.items()
-    }
-    clock = MachineClock(time.monotonic_ns, lambda: 0.0)
-    machine = assemble("bench", description, parts, clock, lambda _event, **_fields: None, Recorder().add)
+    """The machine as the daemon builds it; BAR 0 of the test function is placed."""
+    vm = VmConfig(VM, MACHINE, Path("unused"))
+    machine = build(Config((vm,))).machines[VM]
     machine.power_on(virtual=False)
     write = DecodedExit(0, 1, Space.PCI_CONFIG, WRITE, TESTDEV | BAR0, 4, data=BASE.to_bytes(4, "little"))
     _execute(machine, write)

@@ -33,6 +33,8 @@ FIRMWARE: Final = (Path("/usr/share/seabios/bios-256k.bin"), Path("/usr/share/qe
 CONSOLE: Final = "debugcon"
 LAST_LINES: Final = ("No bootable device.", "The tiny guest is done.")
 """What SeaBIOS, or our own guest, says last."""
+RESET_VECTOR: Final = bytes.fromhex("ea 00 00 00 f0").ljust(16, b"\0")
+"""jmp f000:0000"""
 PATIENCE_S: Final = 60.0
 START_S: Final = 15.0
 LOG_WIDTH: Final = 62
@@ -59,7 +61,7 @@ def run(*, memory_mib: int, as_json: bool) -> int:
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="mmiod-demo-"))
         control = _start_daemon(stack, Path(directory))
-        _start_hypervisor(stack, Path(directory), firmware, memory_mib)
+        _start_hypervisor(stack, Path(directory), firmware or _tiny_guest(Path(directory)), memory_mib)
         finished = _follow(stack, control, as_json=as_json)
         client = Client(str(control))
         stack.callback(client.close)
@@ -97,7 +99,7 @@ def _start_daemon(stack: ExitStack, directory: Path) -> Path:
     Raises:
         TimeoutError: it did not start; its log says why.
     """
-    machine = bundled_directories()[0].parent / "config" / "machines" / "pc.toml"
+    machine = _config() / "machines" / "pc.toml"
     config = directory / "mmiod.toml"
     config.write_text(CONFIG.format(directory=directory, machine=machine))
     notifications = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
@@ -109,10 +111,22 @@ def _start_daemon(stack: ExitStack, directory: Path) -> Path:
     return directory / "control"
 
 
-def _start_hypervisor(stack: ExitStack, directory: Path, firmware: Path | None, memory_mib: int) -> None:
+def _tiny_guest(directory: Path) -> Path:
+    """An image of 64 KiB: config/guests/tiny.S, and a jump to it at the reset vector."""
+    code = (_config() / "guests" / "tiny.bin").read_bytes()
+    image = directory / "tiny.img"
+    image.write_bytes(code.ljust(0xFFF0, b"\0") + RESET_VECTOR)
+    return image
+
+
+def _config() -> Path:
+    """The folder of machine files that comes with mmiod, beside the bundled devices."""
+    return bundled_directories()[0].parent / "config"
+
+
+def _start_hypervisor(stack: ExitStack, directory: Path, firmware: Path, memory_mib: int) -> None:
     command = ["-m", "mmiod.vmm", "--socket", str(directory / "demo.exit"), "--vm", "demo"]
-    command += ["--memory", str(memory_mib)]
-    _spawn(stack, command + (["--firmware", str(firmware)] if firmware else []))
+    _spawn(stack, [*command, "--memory", str(memory_mib), "--firmware", str(firmware)])
 
 
 def _spawn(stack: ExitStack, arguments: Sequence[str], **environment: str) -> None:

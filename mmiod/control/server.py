@@ -88,7 +88,7 @@ class Client:
         if not data:
             raise Gone
         self._received += data
-        if False:
+        if len(self._received) > MAX_FRAME:
             raise Malformed(f"more than {MAX_FRAME} bytes of calls are waiting")
 
 

@@ -28,6 +28,7 @@ from mmiod.device import Pending
 from mmiod.machine.address_map import Range
 from mmiod.machine.host import Busy, Host
 from mmiod.machine.machine import Machine
+from mmiod.machine.memory import Slot
 from mmiod.values import (
     READ,
     WRITE,
@@ -244,10 +245,12 @@ class RawRun:
             GuestFault: the walk ended in a page fault.
             Suspend: only the hypervisor can tell.
         """
-        key = (address & -PAGE, intent)
-        page = self.pages.get(key)
+        linear = address & -PAGE
+        page = self.pages.get((linear, intent))
+        if page is None and intent == Intent.READ:
+            page = self.pages.get((linear, Intent.WRITE))  # a read-modify-write was probed as a write
         if page is None:
-            page = self.pages[key] = self._page(address, intent, system=system)
+            page = self.pages[linear, intent] = self._page(address, intent, system=system)
         return page | address % PAGE
 
     def _page(self, address: int, intent: Intent, *, system: bool) -> int:
@@ -306,13 +309,19 @@ class RawRun:
 
     def _probe(self, address: int, size: int, intent: Intent) -> None:
         """Make sure that an operand can be accessed: nothing may stop the instruction later."""
-        for _, gpa, taken in self._fragments(address, size, intent):
-            found = self.machine.find(Space.MMIO, gpa)
-            slot = self.machine.memory.find(gpa)
-            if found.claim is None and slot is None and found.forwards:
+        fragments = self._fragments(address, size, intent)
+        for _, gpa, _ in fragments:
+            if self._ram(gpa) is None and self.machine.find(Space.MMIO, gpa).forwards:
                 raise Suspend(Forward())
-            if found.claim is None and slot is not None and slot.storage is None and intent == Intent.READ:
-                self._supplied(gpa, taken)
+        if intent == Intent.READ:
+            self._check_supplied(fragments)
+
+    def _check_supplied(self, fragments: list[tuple[int, int, int]]) -> None:
+        """Ask for RAM that only messages reach before any part of the operand is read."""
+        for _, gpa, size in fragments:
+            slot = self._ram(gpa)
+            if slot is not None and slot.storage is None:
+                self._supplied(gpa, size)
 
     def _supplied(self, gpa: int, size: int) -> bytes:
         for start, data in self.exit.memory:
@@ -322,7 +331,9 @@ class RawRun:
 
     def _read(self, step: Read) -> Waiting:
         total = 0
-        for shift, gpa, size in self._fragments(step.address, step.size, Intent.READ):
+        fragments = self._fragments(step.address, step.size, Intent.READ)
+        self._check_supplied(fragments)
+        for shift, gpa, size in fragments:
             part = yield from self._load(gpa, size)
             total |= part << shift
         return total
@@ -340,15 +351,17 @@ class RawRun:
         return 0
 
     def _compare_and_swap(self, step: Cas) -> Waiting:
-        """Atomic towards all vCPUs on devices, which are accessed from here only."""
+        """The write of a locked instruction, whose read came just before.
+
+        A device is accessed from the core only, so nothing can have come in between, and
+        reading it again could have an effect; RAM may have been changed by another vCPU.
+        """
         fragments = self._fragments(step.address, step.size, Intent.WRITE)
-        found = 0
-        for shift, gpa, size in fragments:
-            part = yield from self._load(gpa, size)
-            found |= part << shift
+        found = step.old
+        if all(self._ram(gpa) for _, gpa, _ in fragments):
+            found = yield from self._read(Read(step.address, step.size))
         if found == step.old:
-            for shift, gpa, size in fragments:
-                yield from self._store(gpa, size, step.new >> shift & ones(size))
+            yield from self._write(Write(step.address, step.size, step.new))
         return found
 
     def _in(self, step: In) -> Waiting:
@@ -357,17 +370,22 @@ class RawRun:
     def _out(self, step: Out) -> Waiting:
         return (yield from transact(self.machine, Space.PIO, step.port, step.size, WRITE, step.value))
 
-    def _load(self, gpa: int, size: int) -> Waiting:
+    def _ram(self, gpa: int) -> Slot | None:
+        """The memory slot at an address, unless a device claims it."""
         slot = self.machine.memory.find(gpa)
-        if slot is None or self.machine.find(Space.MMIO, gpa).claim is not None:
+        return slot if slot is None or self.machine.find(Space.MMIO, gpa).claim is None else None
+
+    def _load(self, gpa: int, size: int) -> Waiting:
+        slot = self._ram(gpa)
+        if slot is None:
             return (yield from transact(self.machine, Space.MMIO, gpa, size, READ, 0))
         if slot.storage is None:
             return int.from_bytes(self._supplied(gpa, size), "little")
         return int.from_bytes(slot.storage.read(gpa - slot.gpa, size), "little")
 
     def _store(self, gpa: int, size: int, value: int) -> Waiting:
-        slot = self.machine.memory.find(gpa)
-        if slot is None or self.machine.find(Space.MMIO, gpa).claim is not None:
+        slot = self._ram(gpa)
+        if slot is None:
             return (yield from transact(self.machine, Space.MMIO, gpa, size, WRITE, value))
         data = value.to_bytes(size, "little")
         if slot.storage is None:

@@ -58,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(_explain(error))
         return REFUSED
     except BrokenPipeError:
-        # Nobody reads on.  What is still buffered has nowhere to go, and must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0  # nobody reads on
 
 
 def _parser() -> argparse.ArgumentParser:

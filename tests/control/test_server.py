@@ -24,6 +24,8 @@ from mmiod.control.varlink import MAX_FRAME
 from tests.control.small_daemon import SmallDaemon, served
 
 Reply = dict[str, object]
+PATIENCE_S = 10
+"""For a reply that must come; a test with a clock of its own never waits so long."""
 
 
 def call(method: str, *, more: bool = False, **parameters: object) -> bytes:
@@ -42,7 +44,8 @@ class Peer:
         """The next reply; None at the end."""
         while b"\0" not in self.received:
             try:
-                data = await self.stream.receive_some()
+                with trio.fail_after(PATIENCE_S):
+                    data = await self.stream.receive_some()
             except trio.BrokenResourceError:
                 return None
             if not data:
@@ -74,8 +77,9 @@ class Serving:
 
     async def until_clients(self, number: int) -> None:
         """Wait until the server has seen that clients left."""
-        while self.server.clients != number:  # noqa: ASYNC110  # the server tells nobody
-            await trio.sleep(POLL_S)
+        with trio.fail_after(100 * POLL_S):
+            while self.server.clients != number:  # noqa: ASYNC110  # the server tells nobody
+                await trio.sleep(POLL_S)
 
 
 @asynccontextmanager

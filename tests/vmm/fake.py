@@ -70,6 +70,10 @@ class FakeDaemon:
     """Sent behind the next completion."""
     break_before: set[int] = field(factory=set)
     break_after: set[int] = field(factory=set)
+    break_at_reset: bool = False
+    """The same for a RESET."""
+    answer_resend: Completion | None = None
+    """For an exit that got no reply the first time."""
     exits: list[tuple[Exit, int]] = field(factory=list)
     maps: list[Map] = field(factory=list)
     resets: list[Reset] = field(factory=list)
@@ -87,7 +91,7 @@ class FakeDaemon:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.settimeout(10)  # a guest that went astray fails its test
         self._socket = ours
-        thread = threading.Thread(target=self._serve, args=[ours], daemon=True)
+        thread = threading.Thread(target=self.serve, args=[ours], daemon=True)
         self._threads.append(thread)
         thread.start()
         return theirs
@@ -108,7 +112,8 @@ class FakeDaemon:
         """Ask the hypervisor for something."""
         self.send(replies.request(NUMBERS["request_kind"][kind], value=value))
 
-    def _serve(self, connection: socket.socket) -> None:
+    def serve(self, connection: socket.socket) -> None:
+        """Serve one connection to its end."""
         try:
             with connection:
                 while self._take(connection):
@@ -127,7 +132,11 @@ class FakeDaemon:
         message = read(data)
         if isinstance(message, Arrived):
             return self._exit(connection, message)
-        connection.send(self._control(message))
+        reply = self._control(message)
+        if isinstance(message, Reset) and self.break_at_reset:
+            self.break_at_reset = False
+            return False
+        connection.send(reply)
         return True
 
     def _control(self, message: object) -> bytes:
@@ -158,7 +167,7 @@ class FakeDaemon:
             return False
         if arrived.body == body:
             self.resends += 1
-            connection.send(reply)
+            connection.send(reply or self._reply(arrived, self.answer_resend))
             return True
         reply = self._execute(arrived)
         self._last = arrived.body, reply
@@ -177,8 +186,11 @@ class FakeDaemon:
             completion: Completion | None = Values()
         else:
             completion = self.answer(self, exit_)
-        if completion is None:
-            return b""
+        return self._reply(arrived, completion) if completion is not None else b""
+
+    def _reply(self, arrived: Arrived, completion: Completion | None) -> bytes:
+        assert completion is not None, arrived
+        exit_ = arrived.exit
         return encode_completion(
             completion,
             vcpu=exit_.vcpu,

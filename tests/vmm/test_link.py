@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from mmiod.errors import ProtocolError
+from mmiod.protocol.exit import replies
+from mmiod.protocol.exit.client import Client
+from mmiod.protocol.exit.codec import pack
+from mmiod.protocol.exit.table import NUMBERS
+from mmiod.values import READ, DecodedExit, HaltExit, Space, Values
+from mmiod.vmm.guest import GuestMemory
+from mmiod.vmm.link import Link, LinkLost, Refused, connect_to
+from tests.vmm.fake import EXIT, TOKEN, VM, FakeDaemon, firmware, guest, ports
+
+COUNTING = "b003 e680 fec8 75fa" + EXIT
+"""mov al, 3; out 0x80, al; dec al; jnz: three port writes and the exit, sequences 1 to 4."""
+COUNTED = [("WRITE", 0x80, b"\3"), ("WRITE", 0x80, b"\2"), ("WRITE", 0x80, b"\1")]
+
+
+def link_to(daemon: FakeDaemon) -> Link:
+    """An open link without guest memory."""
+    link = Link(daemon.connect, Client(VM, vcpus=1), (), patience=0.2)
+    link.open()
+    return link
+
+
+def reading(port: int) -> DecodedExit:
+    return DecodedExit(0, 0, Space.PIO, READ, port, 1)
+
+
+def test_guest_memory_is_mapped_before_the_first_exit() -> None:
+    """The slots leave out the VGA hole, and the ROM is read-only."""
+    daemon = FakeDaemon()
+    memory = GuestMemory.create(2, firmware(EXIT))
+    link = Link(daemon.connect, Client(VM, vcpus=1), memory.slots)
+    link.open()
+    link.close()
+    memory.close()
+    daemon.join()
+
+    assert [
+        (0, 0, 0xA0000, 0, False),
+        (1, 0xC0000, 0x140000, 0xC0000, False),
+        (2, 0xFFFF0000, 0x10000, 0, True),
+    ] == [(slot.slot, slot.gpa, slot.length, slot.offset, slot.read_only) for slot in daemon.maps]
+
+
+@pytest.mark.needs("unicorn")
+@pytest.mark.parametrize("executed", [False, True])
+@pytest.mark.parametrize("sequence", [1, 2, 3])
+def test_a_broken_connection_is_taken_up_where_it_was(sequence: int, *, executed: bool) -> None:
+    """The unanswered exit is sent again with the token; the guest notices nothing, nothing runs twice."""
+    daemon = FakeDaemon()
+    (daemon.break_after if executed else daemon.break_before).add(sequence)
+    run = guest(firmware(COUNTING), daemon)
+
+    assert run.run() == 0
+
+    assert COUNTED == ports(run)
+    assert [b"\0" * 16, TOKEN] == [hello.token for hello in daemon.hellos]
+    assert executed == daemon.resends
+
+
+@pytest.mark.needs("unicorn")
+def test_a_daemon_that_forgot_the_session_ends_the_run() -> None:
+    """A new session would be other devices under a running guest."""
+    daemon = FakeDaemon(knows=False, break_before={2})
+    run = guest(firmware(COUNTING), daemon)
+
+    with pytest.raises(LinkLost, match=f"does not know session {TOKEN.hex()}"):
+        run.run()
+
+
+def test_a_take_over_has_the_unanswered_exit_sent_again() -> None:
+    """RESUMED while an exit waits: the daemon sees the same exit once more."""
+
+    def answer(daemon: FakeDaemon, _exit: object) -> None:
+        daemon.send(replies.resumed(2))
+
+    daemon = FakeDaemon(answer)
+    link = link_to(daemon)
+    # The fake keeps no reply of an exit that it did not answer, so it answers the resend with nothing.
+    daemon.answer_resend = Values(b"\x42")
+
+    completed = link.exchange(reading(0x60), 0)
+    link.close()
+    daemon.join()
+
+    assert completed is not None
+    assert (Values(b"\x42"), 1, 1) == (completed.completion, len(daemon.exits), daemon.resends)
+
+
+def test_the_last_words_of_a_peer_that_died_are_heard() -> None:
+    """It died with our message unread (ECONNRESET): what it had sent before still counts."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    spare = FakeDaemon()
+    connections = [theirs]
+    link = Link(lambda: connections.pop() if connections else spare.connect(), Client(VM, vcpus=1), ())
+    ours.send(pack("WELCOME", version=1, token=TOKEN))
+    link.open()
+    ours.send(replies.intr(0, level=True))
+    ours.close()
+
+    link.poll()
+    assert link.interrupt
+
+    link.close()
+
+
+def test_a_request_ends_a_halt_and_the_reset_drops_it() -> None:
+    """None stands for "no completion"; after the reset the next exit has the next number."""
+
+    def answer(daemon: FakeDaemon, exit_: object) -> Values | None:
+        if isinstance(exit_, HaltExit):
+            daemon.request("RESET")
+            return None
+        return Values(b"\1")
+
+    daemon = FakeDaemon(answer)
+    link = link_to(daemon)
+
+    assert link.exchange(HaltExit(0, 0), 0) is None
+    assert [NUMBERS["request_kind"]["RESET"]] == [request.kind for request in link.requests]
+
+    link.reset()
+    completed = link.exchange(reading(0x60), 0)
+    link.close()
+    daemon.join()
+
+    assert completed is not None
+    assert 2 == completed.sequence
+
+
+def test_a_reset_survives_a_broken_connection() -> None:
+    """The RESET whose ACK was lost is sent again."""
+    daemon = FakeDaemon(break_at_reset=True)
+    link = link_to(daemon)
+    link.reset()
+    link.close()
+    daemon.join()
+
+    assert 2 == len(daemon.resets)
+
+
+def test_intr_follows_only_where_it_may() -> None:
+    """With virtual time the level comes with completions alone."""
+    levels = []
+    for follow in (True, False):
+        daemon = FakeDaemon()
+        link = Link(daemon.connect, Client(VM, vcpus=1), (), follow_intr=follow)
+        link.open()
+        daemon.send(replies.intr(0, level=True))
+        link.poll()
+        levels.append(link.interrupt)
+        link.close()
+        daemon.join()
+
+    assert [True, False] == levels
+
+
+def test_an_error_is_told_with_field_and_value() -> None:
+    """ERROR ends the run with what the daemon says."""
+    error = ProtocolError(NUMBERS["error"]["IDENTITY"], "hello.vm", 7, "this is the socket of another")
+
+    with pytest.raises(Refused, match="hello.vm = 0x7: this is the socket of another"):
+        link_to(FakeDaemon(greeting=replies.error(error)))
+
+
+def test_a_busy_vm_is_asked_again() -> None:
+    """BUSY may mean that the daemon has not noticed yet that our last connection is gone."""
+    busy = ProtocolError(NUMBERS["error"]["BUSY"], "hello.token", 0, "the VM has a client")
+    daemon = FakeDaemon(greeting=replies.error(busy))
+
+    with pytest.raises(LinkLost, match="the VM has a client"):
+        link_to(daemon)
+
+    assert len(daemon.hellos) > 1
+
+
+def test_nobody_listening_is_told_after_a_while(tmp_path: Path) -> None:
+    """A socket that is not there is looked for again until patience ends."""
+    link = Link(connect_to(str(tmp_path / "none")), Client(VM, vcpus=1), (), patience=0.1)
+
+    with pytest.raises(LinkLost, match="No such file or directory"):
+        link.open()

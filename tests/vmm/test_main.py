@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mmiod.vmm.__main__ import main
+from tests.vmm.fake import VM, FakeDaemon, firmware
+
+
+def arguments(directory: Path, *more: str) -> list[str]:
+    image = directory / "firmware.bin"
+    image.write_bytes(firmware("b02a e6f4 f4"))
+    paths = ["--socket", str(directory / "vm.exit"), "--firmware", str(image)]
+    return [*paths, "--vm", VM, "--memory", "1", "--patience", "0.2", *more]
+
+
+@pytest.mark.needs("unicorn")
+@pytest.mark.parametrize("more", [[], ["--icount", "shift=3"]])
+def test_the_exit_status_is_what_the_guest_asks_for(tmp_path: Path, more: list[str]) -> None:
+    """Over a real socket: REQUEST EXIT 42 ends the program with 42; HELLO asks for what the options need."""
+    daemon = FakeDaemon()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(tmp_path / "vm.exit"))
+    listener.listen()
+    thread = threading.Thread(target=lambda: daemon.serve(listener.accept()[0]), daemon=True)
+    thread.start()
+
+    assert main(arguments(tmp_path, *more)) == 42
+
+    thread.join(10)
+    listener.close()
+    (hello,) = daemon.hellos
+    assert ("mmiod-vmm", 1, 32, 3 if more else 2) == (hello.vendor, hello.vcpus, hello.bitness, hello.required)
+
+
+@pytest.mark.needs("unicorn")
+def test_no_daemon_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1 and a sentence."""
+    assert main(arguments(tmp_path)) == 1
+    assert "mmiod-vmm: no daemon for 0.2 s: [Errno 2] No such file or directory\n" == capsys.readouterr().err
+
+
+def test_a_missing_accelerator_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says what to install."""
+    for name in [*sys.modules]:
+        if name.startswith(("mmiod.vmm.unicorn", "mmiod.vmm.vcpu", "unicorn")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "unicorn", None)
+
+    assert main(arguments(tmp_path)) == 1
+    assert "pip install 'mmiod[vmm]'" in capsys.readouterr().err
+
+
+def test_bad_firmware_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is not there, and one of a size that has no place."""
+    odd = tmp_path / "odd.bin"
+    odd.write_bytes(bytes(100))
+
+    assert main(arguments(tmp_path, "--firmware", str(tmp_path / "none"))) == 1
+    assert main(arguments(tmp_path, "--firmware", str(odd))) == 1
+
+    words = capsys.readouterr().err
+    assert "No such file" in words
+    assert "firmware has 0x64 bytes" in words
+
+
+@pytest.mark.parametrize("icount", ["3", "shift=x", "shift=11", "shift=-1", "shift=", "align=1"])
+def test_bad_icount_is_refused(tmp_path: Path, icount: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message has the value and the bounds; status 2."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments(tmp_path, "--icount", icount))
+
+    assert 2 == caught.value.code
+    assert f"{icount!r} is not shift=0 .. shift=10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "x" * 33, "nä"])
+def test_bad_names_are_refused(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A VM's name fits its field of HELLO."""
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path, "--vm", name))
+
+    assert f"{name!r} is not 1..32 printable ASCII characters" in capsys.readouterr().err

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+
+from mmiod.values import Direction
+from mmiod.vmm.guest import GuestMemory
+from tests.vmm.fake import firmware
+
+pytestmark = pytest.mark.needs("unicorn")
+
+
+def cpu(code: str):  # type: ignore[no-untyped-def]  # noqa: ANN201 - its module needs unicorn
+    """A vCPU without a daemon, whose ports read 0."""
+    from mmiod.vmm.unicorn import UnicornCpu  # noqa: PLC0415
+
+    def port_io(_direction: Direction, _port: int, _size: int, _value: int) -> int:
+        return 0
+
+    return UnicornCpu(GuestMemory.create(1, firmware(code)), port_io)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 17, 99])
+def test_the_meter_stops_before_the_instruction_at_the_limit(limit: int) -> None:
+    """`limit` instructions run, not one more; going on counts the next ones once."""
+    from mmiod.vmm.unicorn import Halted, Paused  # noqa: PLC0415
+
+    guest = cpu("43" * 100 + "f4")  # behind the jump: inc bx; ...; hlt
+    guest.meter.limit = limit
+
+    assert Paused() == guest.run()
+    assert (limit, limit - 1) == (guest.meter.count, guest.state().gpr[3])
+
+    guest.meter.limit = 1000
+
+    assert Halted() == guest.run()
+    assert (102, 100) == (guest.meter.count, guest.state().gpr[3])
+
+
+def test_the_window_opens_where_if_is_set() -> None:
+    """The meter stops at the first instruction behind STI, in whose shadow nothing is taken."""
+    from mmiod.vmm.unicorn import Paused  # noqa: PLC0415
+
+    guest = cpu("90 90 fb 90 90 f4")
+    guest.meter.window = 1
+
+    assert Paused() == guest.run()
+    assert (3, True, False) == (guest.registers.eip, guest.registers.shadow, guest.interruptible)
+
+    guest.meter.window, guest.meter.limit = 0, guest.meter.count + 1
+
+    assert Paused() == guest.run()
+    assert (4, False, True) == (guest.registers.eip, guest.registers.shadow, guest.interruptible)
+
+
+def test_a_load_of_ss_casts_a_shadow() -> None:
+    """So that SS:SP change together."""
+    guest = cpu("fb 90 8ed0 90 f4")
+    guest.meter.limit = 4  # jmp, sti, nop, mov ss, ax
+
+    guest.run()
+
+    assert (4, True) == (guest.registers.eip, guest.registers.shadow)
+
+
+def test_a_reset_forgets_everything_but_memory() -> None:
+    """Registers, hidden segment state, tables and mode are those of a new vCPU."""
+    from mmiod.vmm.unicorn import Halted  # noqa: PLC0415
+
+    guest = cpu("b80012 8ed8 c606000055 2e0f01160000 2e0f011e0000 0f20c0 0c01 0f22c0 f4")
+    fresh = guest.state()
+
+    assert Halted() == guest.run()
+    assert fresh != guest.state()
+
+    guest.reset()
+
+    assert fresh == guest.state()
+    assert b"\x55" == guest.read(0x12000, 1)
+
+
+def test_code_that_was_overwritten_runs_as_written_after_a_reset() -> None:
+    """A device's write is not seen by Unicorn; a reset makes it forget what it translated."""
+    memory = GuestMemory.create(1, firmware("43 f4"))
+    from mmiod.vmm.unicorn import UnicornCpu  # noqa: PLC0415
+
+    guest = UnicornCpu(memory, lambda *_access: 0)
+    guest.run()
+    memory.write(0xF0000, b"\x4b")  # dec bx
+    guest.reset()
+    guest.run()
+
+    assert 0xFFFF == guest.state().gpr[3]
