@@ -15,7 +15,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-WIDTH: Final = 118
+WIDTH: Final = 134
 HEAD: Final = 30
 TAIL: Final = 46
 

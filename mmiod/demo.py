@@ -37,7 +37,7 @@ RESET_VECTOR: Final = bytes.fromhex("ea 00 00 00 f0").ljust(16, b"\0")
 """jmp f000:0000"""
 PATIENCE_S: Final = 60.0
 START_S: Final = 15.0
-LOG_WIDTH: Final = 62
+LOG_WIDTH: Final = 70
 SHOWN_REGISTERS: Final = 3
 
 CONFIG: Final = """\
@@ -146,7 +146,7 @@ def _follow(stack: ExitStack, control: Path, *, as_json: bool) -> bool:
     """Show the boot until the firmware's last line; whether that came."""
     client = Client(str(control))
     stack.callback(client.close)
-    lines = Lines(shutil.get_terminal_size((120, 40)).columns)
+    lines = Lines(shutil.get_terminal_size((134, 40)).columns)
     deadline = time.monotonic() + PATIENCE_S
     for reply in client.stream("Watch", start="oldest"):
         for access in reply["accesses"] if reply else ():

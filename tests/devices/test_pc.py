@@ -36,7 +36,7 @@ class Pc:
             name: load(device.plugin, bundled_directories()) for name, device in description.devices.items()
         }
         parts = {
-            name: (plugins[name], config.configure(plugins[name], device))
+            name: (plugins[name], config.configure(plugins[name], device, FILE.parent))
             for name, device in description.devices.items()
         }
         clock = MachineClock(lambda: self.now_ns, lambda: 1_700_000_000.0)
