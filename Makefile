@@ -30,7 +30,7 @@ generate: setup  ## make anew what is made from tables: C header, tables of docs
 	rm /tmp/tiny.o
 
 screen: setup  ## record docs/demo.svg, the picture in the README
-	COLUMNS=134 .venv/bin/mmiod demo | .venv/bin/python docs/record.py docs/demo.svg
+	COLUMNS=134 .venv/bin/mmiod demo | .venv/bin/python .ci/record.py docs/demo.svg
 
 lock:  ## choose versions anew: pyproject.toml -> requirements.lock
 	@.ci/lock

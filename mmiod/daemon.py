@@ -69,6 +69,7 @@ class Daemon:
     pump: Pump
     watchdog: Watchdog
     device_tasks: list[DeviceTask]
+    started: trio.Event = field(factory=trio.Event)
     stopping: trio.Event = field(factory=trio.Event)
 
     def flights(self, vm: str) -> Flights | None:
@@ -84,7 +85,8 @@ class Daemon:
         """One line for people."""
         attached = sum(attachment.primary is not None for attachment in self.attachments.values())
         devices = sum(len(machine.hosts) for machine in self.machines.values())
-        return f"{len(self.machines)} VMs, {attached} attached, {devices} devices, {self.recorder.serial} accesses"
+        accesses = self.recorder.serial
+        return f"{len(self.machines)} VMs, {attached} attached, {devices} devices, {accesses} accesses"
 
 
 # --- building ----------------------------------------------------------------------------
@@ -96,8 +98,10 @@ def build(config: Config) -> Daemon:
     Raises:
         ConfigError: with every problem of every machine file.
     """
-    recorder = Recorder(config.daemon.recorder_capacity)
-    plugins = _Plugins([*config.daemon.plugins, *bundled_directories()])
+    settings = config.daemon
+    recorder = Recorder(settings.recorder_capacity)
+    deadline_ns = settings.hook_deadline_ms * 1_000_000
+    plugins = _Plugins([*settings.plugins, *bundled_directories()])
     machines: dict[str, Machine] = {}
     tasks: list[DeviceTask] = []
     problems: list[str] = []
@@ -108,15 +112,12 @@ def build(config: Config) -> Daemon:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise ConfigError(problems)
-    settings = config.daemon
-    watchdog = Watchdog(
-        [machine.mark for machine in machines.values()], settings.hook_deadline_ms * 1_000_000
-    )
+    watchdog = Watchdog([machine.mark for machine in machines.values()], deadline_ns)
     pump = Pump(watchdog.working)
     offer = Offer(
         capabilities=0,  # the attachment's to say: they depend on the machine
         generation=GENERATION,
-        hook_deadline_ns=settings.hook_deadline_ms * 1_000_000,
+        hook_deadline_ns=deadline_ns,
         max_vcpus=settings.max_vcpus,
         max_slots=settings.max_slots,
         rep_bound=settings.rep_bound,
@@ -248,6 +249,7 @@ async def serve(
             gc.collect()
             gc.freeze()  # what is here now stays; collecting it again would only cost pauses
             notifier.ready(daemon.status())
+            daemon.started.set()
             log.info("daemon_started", vms=sorted(daemon.machines), control=str(daemon.config.daemon.control))
             await daemon.stopping.wait()
             notifier.stopping("answering what is in flight")

@@ -20,8 +20,6 @@ from mmiod.core.pump import READABLE, WRITABLE, Pump
 from mmiod.errors import ProtocolError
 from mmiod.protocol.exit import MAX_MESSAGE, NUMBERS, Offer, Session
 
-MESSAGES_PER_TURN: Final = 8
-"""Taken from one connection before the others get their turn."""
 MAX_QUEUED: Final = 256
 """Messages that a client may leave unread."""
 MAX_DESCRIPTORS: Final = 253
@@ -111,9 +109,8 @@ class Connection:
     def _ready(self, events: int) -> None:
         if events & WRITABLE:
             self._flush()
-        for _ in range(MESSAGES_PER_TURN):
-            if not self._open or not self._take_one():
-                return
+        if self._open and events & ~WRITABLE:
+            self._take_one()
 
     def _flush(self) -> None:
         while self._open and self._queue:
@@ -128,30 +125,29 @@ class Connection:
         if self._open:
             self.pump.watch(self.sock.fileno(), READABLE)
 
-    def _take_one(self) -> bool:
-        """Receive and handle one datagram; whether there may be more."""
+    def _take_one(self) -> None:
+        """Receive and handle one datagram; if there are more, the pump calls again."""
         try:
             length, descriptors, flags = self._receive()
         except BlockingIOError:
-            return False
+            return
         except OSError as error:
             self.close(f"receive: {error}")
-            return False
+            return
         if not length:
             _close(descriptors)
             self.close("the client closed the connection")
-            return False
+            return
         try:
             _check_whole(flags, length)
         except ProtocolError as error:
             _close(descriptors)
             self.refuse(error)
-            return self._open
+            return
         try:
             self.receive(self, bytes(self._buffer[:length]), descriptors)
         except ProtocolError as error:
             self.refuse(error)
-        return self._open
 
     def _receive(self) -> tuple[int, list[int], int]:
         try:

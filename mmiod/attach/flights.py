@@ -17,7 +17,7 @@ from mmiod.attach.connection import Connection
 from mmiod.core.pump import Pump
 from mmiod.core.run import Platform, Run, run
 from mmiod.errors import ProtocolError
-from mmiod.machine.clock import NEVER
+from mmiod.machine.clock import MAX_FIRED, NEVER
 from mmiod.machine.host import Host
 from mmiod.machine.machine import Machine
 from mmiod.protocol.exit import NUMBERS, Ledger, PostedWrite, encode_completion
@@ -153,7 +153,9 @@ class Flights:
 
     def _pass_time(self, guest_ns: int) -> None:
         if self.virtual:
-            self.machine.clock.advance_to(guest_ns)
+            if not self.machine.clock.advance_to(guest_ns):
+                reason = f"more than {MAX_FIRED} timers are due on the way"
+                raise ProtocolError(NUMBERS["error"]["LIMIT"], "exit.guest_ns", guest_ns, reason)
         else:
             self.machine.clock.fire_due()
         self.drain()
@@ -230,11 +232,12 @@ class Flights:
         for _ in range(TIMERS_PER_TURN):
             if not self._all_halted() or clock.deadline_ns == NEVER:
                 return
-            clock.advance_to(clock.deadline_ns)
+            arrived = clock.advance_to(clock.deadline_ns, TIMERS_PER_TURN)
             self.drain()
+            if not arrived:
+                break
         self.pump.soon(self._skip_time)
 
     def _all_halted(self) -> bool:
         flights = [self.current.get(vcpu) for vcpu in self._seen]
         return all(flight is not None and isinstance(flight.exit, HaltExit) for flight in flights)
-

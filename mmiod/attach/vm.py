@@ -414,10 +414,12 @@ class VmAttachment:
             listener.close()
         self._listeners.clear()
         if self.session is not None:
-            for host in self.machine.hosts.values():
-                if host.owes is not None:
+            # Again, as long as what waited behind an access gets PENDING too.
+            while owing := [host for host in self.machine.hosts.values() if host.owes is not None]:
+                for host in owing:
+                    assert host.owes is not None
                     self.machine.settle(host, ones(host.owes.size))
-            self.session.flights.drain()
+                self.session.flights.drain()
         for connection in list(self.connections):
             connection.close("the daemon stops")
         self.machine.memory.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import fcntl
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -130,6 +131,7 @@ class Rig:
         self.machine = assemble(self.name, DESCRIPTION, parts, clock, self.notify, self.records.append)
 
     def notify(self, event: str, **fields: object) -> None:
+        """Keep an event."""
         self.events.append((event, fields))
 
     def start(self, pump: Pump, grace_s: float = 30) -> None:
@@ -173,7 +175,10 @@ class Guest:
     socket: trio.socket.SocketType
 
     async def send(self, data: bytes, *descriptors: int) -> None:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        """One datagram, with descriptors."""
+        rights = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        )
         await self.socket.sendmsg([data], rights)
 
     async def receive(self) -> ToClient | None:
@@ -182,6 +187,7 @@ class Guest:
         return self.client.receive(data) if data else None
 
     async def receive_raw(self) -> bytes:
+        """The next datagram; empty at the end of the connection."""
         with trio.fail_after(20):
             try:
                 return await self.socket.recv(MAX_MESSAGE)
@@ -195,16 +201,18 @@ class Guest:
         return event
 
     async def hello(self, *, join: bool = False) -> Welcome:
+        """Open a session, go on with it, or join it."""
         await self.send(self.client.hello(join=join))
         return await self.expect(Welcome)
 
     async def map_ram(self, slot: int = 0, gpa: int = 0, length: int = RAM) -> None:
+        """Share sealed memory."""
         with sealed(length) as descriptor:
-            serial, data = self.client.map(slot, gpa, length)
-            await self.send(data, descriptor)
+            await self.send(self.client.map(slot, gpa, length)[1], descriptor)
         await self.receive()
 
     async def exit(self, exit_: Exit, guest_ns: int = 0) -> Completed:
+        """An exit and its completion."""
         await self.send(self.client.exit(exit_, guest_ns))
         return await self.expect(Completed)
 
@@ -219,17 +227,17 @@ class Guest:
         return await self.exit(DecodedExit(vcpu, 0, Space.PIO, WRITE, port, size, data=data), guest_ns)
 
 
-async def dial(rig: Rig, **options: int) -> Guest:
+async def dial(rig: Rig, vcpus: int = 2, required: int = 0) -> Guest:
     """Connect, without a HELLO."""
     sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     rig.clients.append(sock)
     await sock.connect(str(rig.path))
-    return Guest(Client(rig.name, options.pop("vcpus", 2), vendor="test", **options), sock)
+    return Guest(Client(rig.name, vcpus, required, vendor="test"), sock)
 
 
-async def attach(rig: Rig, **options: int) -> Guest:
+async def attach(rig: Rig, vcpus: int = 2, required: int = 0) -> Guest:
     """Connect and open a session."""
-    guest = await dial(rig, **options)
+    guest = await dial(rig, vcpus, required)
     await guest.hello()
     return guest
 
@@ -237,8 +245,6 @@ async def attach(rig: Rig, **options: int) -> Guest:
 @contextmanager
 def sealed(length: int, seals: int = 0x2 | 0x4) -> Iterator[int]:
     """A memfd; seals default to F_SEAL_SHRINK and F_SEAL_GROW."""
-    import fcntl
-
     descriptor = os.memfd_create("guest", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     try:
         os.ftruncate(descriptor, length)

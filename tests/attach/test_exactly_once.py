@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+
+from mmiod.protocol.exit import NUMBERS, Completed, Error
+from mmiod.values import READ, WRITE, Access, DecodedExit, Space, Values
 from tests.attach.peers import Guest, Rig, attach, dial, serving
 from tests.attach.test_vm import release
-
-from mmiod.protocol.exit import NUMBERS, Ack, Completed, Error
-from mmiod.values import READ, WRITE, Access, DecodedExit, Space, Values
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
+    """One VM behind a socket."""
     return Rig(tmp_path / "vm.exit")
 
 
@@ -94,6 +95,7 @@ async def test_sequence_gap_and_changed_resend_are_errors(rig: Rig) -> None:
 
 
 async def attach_channel(guest: Guest, rig: Rig) -> Guest:
+    """A further channel of a guest's session."""
     channel = await dial(rig)
     channel.client = guest.client
     await channel.hello(join=True)
@@ -170,7 +172,7 @@ sock.recv(MAX_MESSAGE)
 
 
 async def test_client_killed_in_mid_exit_leaves_the_other_vm_untouched(tmp_path: Path) -> None:
-    """kill -9 while a device holds the exit up: the daemon and the other VM go on."""
+    """With kill -9 while a device holds the exit up: the daemon and the other VM go on."""
     one, two = Rig(tmp_path / "one.exit", "one"), Rig(tmp_path / "two.exit", "two")
     async with serving(one, two) as pump:
         guest = await attach(two)

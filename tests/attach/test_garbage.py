@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 from hypothesis import given, settings, strategies as st
-from tests.attach.peers import RAM, Guest, Rig, attach, dial, sealed, serving
 
 from mmiod.protocol.exit import MAX_MESSAGE, Ack, Error, replies
 from mmiod.protocol.exit.table import MESSAGES
 from mmiod.values import READ, DecodedExit, Space
+from tests.attach.peers import RAM, Guest, Rig, attach, dial, sealed, serving
 
 F_SEAL_GROW = 4
 
 
+async def leave(guest: Guest, rig: Rig) -> None:
+    """Close the connection, and wait until the daemon has seen it."""
+    guest.socket.close()
+    while rig.attachment.primary is not None:
+        await trio.lowlevel.checkpoint()
+
+
 def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    """Of this process, in which daemon and clients run."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def maps() -> int:
+    """Mappings of guest memory in this process."""
     return Path("/proc/self/maps").read_text().count("memfd:guest")
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
+    """One VM behind a socket."""
     return Rig(tmp_path / "vm.exit")
 
 
@@ -175,21 +186,13 @@ async def test_sealed_memory_is_mapped_and_let_go(rig: Rig) -> None:
 async def test_a_hundred_connections_leak_nothing(rig: Rig) -> None:
     """Connecting, mapping and leaving costs no descriptor and no map."""
     async with serving(rig):
-        first = await attach(rig)
-        first.socket.close()
-        while rig.attachment.primary is not None:
-            await trio.lowlevel.checkpoint()
+        await leave(await attach(rig), rig)
         before = open_descriptors(), maps()
         for _ in range(100):
             guest = await attach(rig)
             await guest.map_ram()
-            guest.socket.close()
-            while rig.attachment.primary is not None:
-                await trio.lowlevel.checkpoint()
-        last = await attach(rig)
-        last.socket.close()
-        while rig.attachment.primary is not None:
-            await trio.lowlevel.checkpoint()
+            await leave(guest, rig)
+        await leave(await attach(rig), rig)
         assert (open_descriptors(), maps()) == before
 
 
@@ -204,7 +207,7 @@ def datagrams(draw: st.DrawFn) -> bytes:
     length = layout.size - 8 if layout and draw(st.booleans()) else draw(st.integers(0, 600))
     body = draw(st.binary(min_size=length, max_size=length) | st.just(bytes(length)))
     size = len(body) + 8 if draw(st.integers(0, 9)) else draw(st.integers(0, 1 << 32 - 1))
-    return size.to_bytes(4, "little") + type_.to_bytes(2, "little") + draw(st.integers(0, 3)).to_bytes(2, "little") + body
+    return struct.pack("<IHH", size, type_, draw(st.integers(0, 3))) + body
 
 
 @settings(max_examples=150)

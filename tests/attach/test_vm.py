@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from tests.attach.peers import RAM, Guest, Rig, attach, dial, sealed, serving
 
 from mmiod.protocol.exit import NUMBERS, Ack, Claims, Completed, Error, Intr, Request, Welcome
 from mmiod.values import (
@@ -30,6 +30,7 @@ from mmiod.values import (
     Values,
     VcpuState,
 )
+from tests.attach.peers import RAM, Guest, Rig, attach, dial, sealed, serving
 
 CAPABILITY = NUMBERS["capability"]
 FLAT = [Segment(0, 0xFFFFFFFF, 0x10, 0xC093) for _ in range(6)]
@@ -47,6 +48,7 @@ def flat32(**registers: int) -> VcpuState:
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
+    """One VM behind a socket."""
     return Rig(tmp_path / "vm.exit")
 
 
@@ -82,8 +84,6 @@ async def test_instruction_bytes_are_fetched_from_guest_memory(rig: Rig) -> None
     async with serving(rig):
         guest = await attach(rig)
         with sealed(RAM) as descriptor:
-            import os
-
             os.pwrite(descriptor, b"\xed\x90", 0x1000)
             await guest.send(guest.client.map(0, 0, RAM)[1], descriptor)
             await guest.expect(Ack)
@@ -317,7 +317,8 @@ async def test_two_vms_with_eight_vcpus_each(tmp_path: Path) -> None:
         for _ in range(50):
             for guest in guests:
                 for vcpu in range(8):
-                    await guest.send(guest.client.exit(DecodedExit(vcpu, 0, Space.PIO, WRITE, 0x104, 4, data=b"\1\0\0\0")))
+                    add_one = DecodedExit(vcpu, 0, Space.PIO, WRITE, 0x104, 4, data=b"\1\0\0\0")
+                    await guest.send(guest.client.exit(add_one))
             for guest in guests:
                 seen = {(await guest.expect(Completed)).vcpu for _ in range(8)}
                 assert seen == set(range(8))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tomllib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trio
 from attrs import define, field
@@ -19,12 +18,12 @@ from mmiod.daemon import Daemon
 from mmiod.machine.clock import NEVER
 from mmiod.service.limiter import RateLimiter
 from mmiod.service.notify import Notifier
-from mmiod.trace.record import DEVICE, DIRECTION, LATENCY_NS, REGISTER, VALUE, VM, Record
-from mmiod.values import WRITE, HaltExit
+from mmiod.trace.record import VM, Record
+from mmiod.values import HaltExit
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRMWARE = Path("/usr/share/seabios/bios-256k.bin")
-PC = ROOT / "config" / "machines" / "pc.toml"
+MACHINE = ROOT / "config" / "machines" / "pc.toml"
 LAST_LINE = "No bootable device."
 PATIENCE_S = 60
 
@@ -33,7 +32,7 @@ Tables = dict[str, Any]
 
 def pc(**devices: Mapping[str, Any] | None) -> Tables:
     """The bundled PC with devices added, changed, or (None) taken out together with their wires."""
-    tables = tomllib.loads(PC.read_text())
+    tables = tomllib.loads(MACHINE.read_text())
     for name, device in devices.items():
         if device is None:
             del tables["devices"][name]
@@ -60,7 +59,7 @@ def toml(tables: Tables, prefix: str = "") -> str:
         elif isinstance(value, list):
             nested += [f"[[{prefix}{name}]]\n{toml(item, f'{prefix}{name}.')}" for item in value]
         else:
-            plain.append(f"{name} = {value!r}" if not isinstance(value, bool) else f"{name} = {str(value).lower()}")
+            plain.append(f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}")
     return "\n".join([*plain, *nested]) + "\n"
 
 
@@ -87,13 +86,13 @@ class Booting:
     """VMs under way in one daemon."""
 
     daemon: Daemon
-    hypervisors: list[subprocess.Popen[bytes]]
+    hypervisors: list[trio.Process]
 
     def trace(self, vm: str = "vm") -> list[Record]:
         """All accesses of a VM so far, without what differs by nature: how long they took."""
         records, _, dropped = self.daemon.recorder.since(0, 1 << 30)
         assert not dropped
-        return [record[:LATENCY_NS] + record[LATENCY_NS + 1 :] for record in records if record[VM] == vm]  # type: ignore[misc]
+        return [_without_latency(record) for record in records if record[VM] == vm]
 
     def log(self, vm: str = "vm") -> str:
         """What the firmware wrote to the debug console so far."""
@@ -114,7 +113,7 @@ class Booting:
         return self.log(vm)
 
     async def _look_again(self) -> None:
-        assert all(process.poll() is None for process in self.hypervisors), "a hypervisor has ended"
+        assert all(process.returncode is None for process in self.hypervisors), "a hypervisor has ended"
         await trio.sleep(0.05)
 
     def _stands(self, vm: str) -> bool:
@@ -125,18 +124,30 @@ class Booting:
         return halted and (not machine.interrupts or machine.clock.deadline_ns == NEVER)
 
 
+def _without_latency(record: Record) -> Record:
+    *rest, _, pc = record
+    return cast("Record", (*rest, 0, pc))
+
+
 def console(trace: list[Record]) -> str:
     """The text in the writes to the debug console."""
-    written = (record[VALUE] for record in trace if record[DEVICE] == "debugcon" and record[DIRECTION] == WRITE)
-    return bytes(written).decode("latin-1")
+    return "".join(
+        chr(value) for value, device, direction in map(_told, trace) if device == "debugcon" and direction
+    )
+
+
+def _told(record: Record) -> tuple[int, str, int]:
+    """Value, device and direction (1: a write)."""
+    return record[8], record[9], record[5]
 
 
 def until_end(trace: list[Record]) -> list[Record]:
     """A trace up to the firmware's last line: how long it idles afterwards is ours, not its."""
     text = ""
     for index, record in enumerate(trace):
-        if record[DEVICE] == "debugcon" and record[REGISTER] != "" and record[DIRECTION] == WRITE:
-            text += chr(record[VALUE])
+        value, device, direction = _told(record)
+        if device == "debugcon" and direction:
+            text += chr(value)
             if text.endswith(LAST_LINE):
                 return trace[: index + 1]
     raise AssertionError("the firmware did not reach its end")
@@ -160,13 +171,15 @@ async def booting(directory: Path, *boots: Boot) -> AsyncIterator[Booting]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(daemon.serve, built, Notifier(), RateLimiter(), {})
-        while not all((directory / f"{boot.name}.exit").exists() for boot in boots):
-            await trio.sleep(0.01)
-        processes = [subprocess.Popen(boot.command(directory), env=environment) for boot in boots]
+        await built.started.wait()
+        processes = [
+            await trio.lowlevel.open_process(boot.command(directory), env=environment) for boot in boots
+        ]
         try:
             yield Booting(built, processes)
         finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+            with trio.CancelScope(shield=True):
+                for process in processes:
+                    process.kill()
+                    await process.wait()
             built.stopping.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.functional.boots import Boot, booting, console, pc, until_end
 
 pytestmark = pytest.mark.needs("seabios", "unicorn")

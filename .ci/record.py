@@ -1,6 +1,6 @@
 """Turn what a command prints into a picture: standard input -> an SVG file.
 
-    mmiod demo | python docs/record.py docs/demo.svg
+    mmiod demo | python .ci/record.py docs/demo.svg
 
 The middle of a long output is left out, and says so.
 """
