@@ -48,7 +48,7 @@ class Connection:
     closed: Closed
     peer: tuple[int, int, int] = field(init=False)
     """pid, uid and gid of who connected."""
-    _queue: deque[bytes] = field(factory=deque)
+    _queue: deque[tuple[bytes, int | None]] = field(factory=deque)
     _buffer: bytearray = field(factory=lambda: bytearray(MAX_MESSAGE + 1))
     _open: bool = True
 
@@ -71,19 +71,30 @@ class Connection:
         """Whether anything can still be sent."""
         return self._open
 
-    def send(self, data: bytes) -> None:
-        """Send a datagram, or queue it; a client that reads nothing is disconnected."""
+    def send(self, data: bytes, descriptor: int | None = None) -> None:
+        """Send a datagram, or queue it; a client that reads nothing is disconnected.
+
+        A descriptor that goes along is closed here, once it is sent.
+        """
         if not self._open:
-            return
-        if self._queue:
-            self._enqueue(data)
-            return
+            _close([] if descriptor is None else [descriptor])
+        elif self._queue or not self._sent(data, descriptor):
+            self._enqueue(data, descriptor)
+
+    def _sent(self, data: bytes, descriptor: int | None) -> bool:
+        """Try to send; whether that is settled, if only because the connection is at its end."""
         try:
-            self.sock.send(data, _SEND)
+            if descriptor is None:
+                self.sock.send(data, _SEND)
+            else:
+                rights = array.array("i", [descriptor])
+                self.sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _SEND)
         except BlockingIOError:
-            self._enqueue(data)
+            return False
         except OSError as error:
             self.close(f"send: {error}")
+        _close([] if descriptor is None else [descriptor])
+        return True
 
     def refuse(self, error: ProtocolError) -> None:
         """Tell the client what was wrong; after a fatal error the connection closes."""
@@ -97,14 +108,16 @@ class Connection:
             self._open = False
             self.pump.unregister(self.sock.fileno())
             self.sock.close()
+            _close([descriptor for _, descriptor in self._queue if descriptor is not None])
+            self._queue.clear()
             self.closed(self, reason)
 
-    def _enqueue(self, data: bytes) -> None:
-        if len(self._queue) >= MAX_QUEUED:
+    def _enqueue(self, data: bytes, descriptor: int | None) -> None:
+        self._queue.append((data, descriptor))
+        if len(self._queue) > MAX_QUEUED:
             self.close(f"the client left {MAX_QUEUED} messages unread")
-            return
-        self._queue.append(data)
-        self.pump.watch(self.sock.fileno(), READABLE | WRITABLE)
+        else:
+            self.pump.watch(self.sock.fileno(), READABLE | WRITABLE)
 
     def _ready(self, events: int) -> None:
         if events & WRITABLE:
@@ -114,14 +127,10 @@ class Connection:
 
     def _flush(self) -> None:
         while self._open and self._queue:
-            try:
-                self.sock.send(self._queue[0], _SEND)
-            except BlockingIOError:
+            data, descriptor = self._queue.popleft()
+            if not self._sent(data, descriptor):
+                self._queue.appendleft((data, descriptor))
                 return
-            except OSError as error:
-                self.close(f"send: {error}")
-                return
-            self._queue.popleft()
         if self._open:
             self.pump.watch(self.sock.fileno(), READABLE)
 

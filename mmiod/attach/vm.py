@@ -9,6 +9,7 @@ signals); further channels join by the token.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import socket
@@ -25,10 +26,11 @@ from mmiod.attach.flights import Flights
 from mmiod.core.pump import Pump
 from mmiod.core.run import Platform
 from mmiod.device import Request
-from mmiod.errors import MachineError, ProtocolError
+from mmiod.errors import MachineError, ProtocolError, RestoreError
 from mmiod.machine.address_map import LENGTHS
 from mmiod.machine.machine import Machine
 from mmiod.machine.memory import Slot, storage_of
+from mmiod.machine.state import restore, save
 from mmiod.protocol.exit import (
     NEW,
     NEW_SESSION,
@@ -64,6 +66,8 @@ ERROR: Final = NUMBERS["error"]
 PAGE: Final = 4096
 MAX_CONNECTIONS: Final = 64
 """Connections to one VM at once."""
+MAX_STATE: Final = 64 << 20
+"""Bytes of a saved state."""
 TOKEN_LENGTH: Final = len(NEW_SESSION)
 
 
@@ -102,7 +106,7 @@ class VmAttachment:
         """Become the machine's outlet."""
         self.log = structlog.get_logger().bind(vm=self.machine.name)
         self.machine.outlet = self
-        names = ("GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS", "INTR")
+        names = ("GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS", "INTR", "SAVE")
         self.offer = evolve(self.offer, capabilities=sum(NUMBERS["capability"][name] for name in names))
 
     def listen(self, listener: socket.socket) -> None:
@@ -322,14 +326,42 @@ class VmAttachment:
         if self.machine.levels.get(eoi.line, False):
             self.set_level(eoi.line, level=True)
 
-    def _on_unavailable(
-        self, _connection: Connection, request: Save | Restore | Share, _descriptors: list[int]
-    ) -> None:
-        name = type(request).__name__.lower()
-        reason = f"this daemon does not offer {name.upper()}"
-        raise ProtocolError(
-            ERROR["UNAVAILABLE"], "header.type", 0, reason, subject=request.serial, fatal=False
-        )
+    def _on_save(self, connection: Connection, save_: Save, _descriptors: list[int]) -> None:
+        state = self._powered()
+        if not state.ledger.paused or state.pause_serial is not None:
+            reason = "SAVE comes after the ACK of a PAUSE"
+            raise ProtocolError(ERROR["STATE"], "header.type", 0, reason, subject=save_.serial, fatal=False)
+        document = save(self.machine)
+        connection.send(replies.ack(save_.serial, len(document)), _sealed_copy(document))
+
+    def _on_restore(self, connection: Connection, restore_: Restore, descriptors: list[int]) -> None:
+        state = self._state()
+        if state.powered_on and not state.ledger.paused:
+            reason = "RESTORE comes before the first exit, or while paused"
+            raise ProtocolError(
+                ERROR["STATE"], "header.type", 0, reason, subject=restore_.serial, fatal=False
+            )
+        if restore_.length > MAX_STATE:
+            reason = f"at most {MAX_STATE}"
+            raise ProtocolError(
+                ERROR["LIMIT"], "restore.length", restore_.length, reason, subject=restore_.serial
+            )
+        self._powered()
+        try:
+            restore(self.machine, os.pread(descriptors[0], restore_.length, 0))
+        except RestoreError as error:
+            raise ProtocolError(
+                ERROR["MISMATCH"], "restore", 0, str(error), subject=restore_.serial, fatal=False
+            ) from error
+        except OSError as error:
+            raise ProtocolError(
+                ERROR["DESCRIPTOR"], "restore descriptors", 1, str(error), subject=restore_.serial
+            ) from error
+        connection.send(replies.ack(restore_.serial))
+
+    def _on_unavailable(self, _connection: Connection, share: Share, _descriptors: list[int]) -> None:
+        reason = "this daemon does not offer SHARE"
+        raise ProtocolError(ERROR["UNAVAILABLE"], "header.type", 0, reason, subject=share.serial, fatal=False)
 
     # --- towards the hypervisor (the machine's outlet) -------------------------------------------
 
@@ -425,6 +457,15 @@ class VmAttachment:
         self.machine.memory.clear()
 
 
+def _sealed_copy(data: bytes) -> int:
+    """A memfd with these bytes, which nobody can change any more."""
+    descriptor = os.memfd_create("mmiod-state", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    os.write(descriptor, data)
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
+
+
 Handler = Callable[[VmAttachment, Connection, Any, list[int]], None]
 _HANDLERS: Final = cast(
     "dict[type[ToDaemon], Handler]",
@@ -440,8 +481,8 @@ _HANDLERS: Final = cast(
         Resume: VmAttachment._on_resume,  # noqa: SLF001
         QueryClaims: VmAttachment._on_query_claims,  # noqa: SLF001
         Eoi: VmAttachment._on_eoi,  # noqa: SLF001
-        Save: VmAttachment._on_unavailable,  # noqa: SLF001
-        Restore: VmAttachment._on_unavailable,  # noqa: SLF001
+        Save: VmAttachment._on_save,  # noqa: SLF001
+        Restore: VmAttachment._on_restore,  # noqa: SLF001
         Share: VmAttachment._on_unavailable,  # noqa: SLF001
     },
 )

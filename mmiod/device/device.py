@@ -60,6 +60,8 @@ class Device:
 
     length: ClassVar[int] = 0
     """Bytes of the region `main`, for a device that declares no `Region`."""
+    schema: ClassVar[int] = 1
+    """The version of the saved state: counts changes of what registers and `state` mean."""
     survives_reset: ClassVar[frozenset[str]] = frozenset()
     """Names of registers and of fields of `state` that a reset leaves (battery-backed)."""
 
@@ -140,6 +142,9 @@ class Device:
 
     def on_reset(self) -> None:
         """Override to finish a reset: registers and state are as declared, lines are low."""
+
+    def on_restore(self) -> None:
+        """Override to act on a restored state, as a function does that places its regions."""
 
     def read(self, offset: int, size: int) -> int | Pending:
         """Tier 1: answer a read of `size` bytes at `offset` of region `main`."""

@@ -249,6 +249,10 @@ class PciFunction(Device):
         super().reset()
         self.place_regions()
 
+    def on_restore(self) -> None:
+        """The BARs return to where they were."""
+        self.place_regions()
+
     def set_intx(self, level: bool) -> None:
         """Drive the function's interrupt; the command register may hold it back (6.2.2)."""
         pending = int(Status.INTERRUPT)

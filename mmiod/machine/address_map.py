@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field, frozen
@@ -69,6 +69,14 @@ class Unclaimed:
     length: int
     policy: Policy
 
+    @property
+    def end(self) -> int:
+        """First address behind."""
+        return self.base + self.length
+
+    def __str__(self) -> str:
+        return f"unclaimed {self.base:#x}..{self.end - 1:#x}"
+
 
 @define(eq=False)
 class Range:
@@ -111,22 +119,21 @@ def build(space: Space, claims: Iterable[Claim], unclaimed: Iterable[Unclaimed] 
     """Make a table.
 
     Raises:
-        MachineError: a claim leaves the space, or two fixed claims overlap.
+        MachineError: a fixed claim or a policy leaves the space, or two fixed claims overlap.
     """
     ordered = sorted(claims, key=lambda claim: not claim.fixed)
     policies = list(unclaimed)
-    _check(space, ordered)
+    _check(space, ordered, policies)
     edges = {0, LENGTHS[space]}
-    for claim in ordered:
-        edges.update((claim.base, min(claim.end, LENGTHS[space])))
-    for known in policies:
-        edges.update((known.base, min(known.base + known.length, LENGTHS[space])))
+    pieces: list[Claim | Unclaimed] = [*ordered, *policies]
+    for piece in pieces:
+        edges.update(edge for edge in (piece.base, piece.end) if edge < LENGTHS[space])
     ranges: list[Range] = []
     corners = sorted(edges)
     for start, end in pairwise(corners):
         owner = next((claim for claim in ordered if claim.base <= start < claim.end), None)
         policy = next(
-            (known.policy for known in policies if known.base <= start < known.base + known.length),
+            (known.policy for known in policies if known.base <= start < known.end),
             Policy.ONES,
         )
         last = ranges[-1] if ranges else None
@@ -137,13 +144,12 @@ def build(space: Space, claims: Iterable[Claim], unclaimed: Iterable[Unclaimed] 
     return AddressMap(space, ranges)
 
 
-def _check(space: Space, claims: Iterable[Claim]) -> None:
-    fixed: list[Claim] = []
-    for claim in claims:
-        if claim.fixed and not 0 <= claim.base < claim.end <= LENGTHS[space]:
-            raise MachineError(f"{claim} leaves {space.name}, which ends at {LENGTHS[space] - 1:#x}")
-        for other in fixed:
-            if claim.fixed and claim.base < other.end and other.base < claim.end:
-                raise MachineError(f"{claim} overlaps {other} in {space.name}")
-        if claim.fixed:
-            fixed.append(claim)
+def _check(space: Space, claims: Iterable[Claim], policies: Iterable[Unclaimed]) -> None:
+    fixed = [claim for claim in claims if claim.fixed]
+    pieces: list[Claim | Unclaimed] = [*fixed, *policies]
+    for placed in pieces:
+        if not 0 <= placed.base < placed.end <= LENGTHS[space]:
+            raise MachineError(f"{placed} leaves {space.name}, which ends at {LENGTHS[space] - 1:#x}")
+    for first, second in combinations(fixed, 2):
+        if second.base < first.end and first.base < second.end:
+            raise MachineError(f"{second} overlaps {first} in {space.name}")

@@ -21,6 +21,9 @@ NEVER: Final = (1 << 64) - 1
 VIRTUAL_WALL_START_S: Final = 1_767_225_600
 """2026-01-01 00:00:00 UTC: what a real-time clock shows at power-on in virtual time."""
 
+MAX_FIRED: Final = 100_000
+"""Timers on one way of a virtual clock: seconds of guest time at any rate that hardware has."""
+
 Fire = Callable[[], None]
 
 
@@ -34,6 +37,8 @@ class MachineClock:
     monotonic: Callable[[], int]
     wall: Callable[[], float]
     virtual: bool = False
+    wall_start_s: int = 0
+    """What a real-time clock showed at guest time 0."""
     armed: dict[tuple[str, str], tuple[int, int, Fire]] = field(factory=dict)
     on_change: Callable[[], None] | None = None
     """Called when the next deadline may have moved nearer."""
@@ -41,7 +46,6 @@ class MachineClock:
     _numbers: itertools.count[int] = field(factory=itertools.count)
     _origin: int = 0
     _stands_at: int | None = 0
-    _wall_start_s: int = 0
 
     @property
     def now_ns(self) -> int:
@@ -53,7 +57,7 @@ class MachineClock:
     @property
     def wall_s(self) -> int:
         """Seconds since 1970 for a real-time clock: follows guest time, second by second."""
-        return self._wall_start_s + self.now_ns // NS_PER_S
+        return self.wall_start_s + self.now_ns // NS_PER_S
 
     def power_on(self, *, virtual: bool) -> None:
         """Begin at 0, with no timer armed; a virtual clock also begins at a fixed wall time."""
@@ -61,9 +65,19 @@ class MachineClock:
         self.armed.clear()
         self._queue.clear()
         self._stands_at = 0
-        self._wall_start_s = VIRTUAL_WALL_START_S if virtual else int(self.wall())
+        self.wall_start_s = VIRTUAL_WALL_START_S if virtual else int(self.wall())
         if not virtual:
             self.go()
+
+    def restore(self, now_ns: int, wall_start_s: int) -> None:
+        """Continue a saved clock: no timer armed, standing if it stood, else running."""
+        self.armed.clear()
+        self._queue.clear()
+        self.wall_start_s = wall_start_s
+        if self._stands_at is not None:
+            self._stands_at = now_ns
+        else:
+            self._origin = self.monotonic() - now_ns
 
     def stop(self) -> None:
         """Stand still (PAUSE)."""
@@ -82,18 +96,24 @@ class MachineClock:
         """Whether time passes by itself."""
         return self._stands_at is None
 
-    def advance_to(self, guest_ns: int) -> None:
+    def advance_to(self, guest_ns: int, limit: int = MAX_FIRED) -> bool:
         """Bring a virtual clock forward; every timer on the way fires at its own time.
 
-        Time never goes back.  Timers that keep setting themselves are the caller's to
-        bound, by the distance.
+        Time never goes back.  After `limit` timers it stands still where the next one is
+        due: a timer may set itself again, and a peer may ask for the end of the world.
+
+        Returns:
+            Whether it got there.
         """
         if not self.virtual or self._stands_at is None:
-            return
+            return True
         while self.deadline_ns <= guest_ns:
+            if not limit:
+                return False
             self._stands_at = max(self._stands_at, self.deadline_ns)
-            self.fire_due()
+            limit -= self.fire_due(1)
         self._stands_at = max(self._stands_at, guest_ns)
+        return True
 
     def arm(self, owner: str, timer: str, deadline_ns: int | None, fire: Fire) -> None:
         """Set or cancel the timer `timer` of the device `owner`."""
@@ -104,6 +124,9 @@ class MachineClock:
         number = next(self._numbers)
         self.armed[key] = (deadline_ns, number, fire)
         heapq.heappush(self._queue, (deadline_ns, number, key))
+        if len(self._queue) > 2 * len(self.armed) + 64:  # a guest can set a far timer again and again
+            self._queue = [(deadline, number, key) for key, (deadline, number, _) in self.armed.items()]
+            heapq.heapify(self._queue)
         if self.on_change is not None:
             self.on_change()
 

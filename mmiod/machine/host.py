@@ -60,18 +60,21 @@ class Mark:
     since_ns: int = 0
     serial: int = 0
 
-    def enter(self, name: str) -> tuple[str, int]:
+    def enter(self, name: str) -> tuple[str, int, int]:
         """A hook begins; what ran around it is for `leave`."""
-        outer = (self.name, self.since_ns)
+        now = perf_counter_ns()
+        outer = (self.name, self.since_ns, now)
         self.serial += 1
-        self.name = name
-        self.since_ns = perf_counter_ns()
+        self.name, self.since_ns = name, now
         return outer
 
-    def leave(self, outer: tuple[str, int]) -> None:
-        """The hook is over."""
+    def leave(self, outer: tuple[str, int, int]) -> None:
+        """The hook is over; its time is not that of the hook around it."""
+        name, since_ns, entered_ns = outer
+        if since_ns:
+            since_ns += perf_counter_ns() - entered_ns
         self.serial += 1
-        self.name, self.since_ns = outer
+        self.name, self.since_ns = name, since_ns
 
 
 @define(eq=False)
@@ -103,6 +106,9 @@ class Host(Protocol):
 
     def register_at(self, region: str, offset: int, size: int, direction: Direction) -> str:
         """The name of the register that an access meets, "" if there is none, for the record."""
+
+    def quarantine(self, reason: BaseException) -> None:
+        """Take the device out of service: from now on it reads all ones and takes no input."""
 
 
 class Origin(Protocol):
@@ -142,7 +148,7 @@ class InlineHost:
         Args:
             region: the region's name.
             offset: bytes from its start; offset + size stays inside it.
-            size: 1, 2, 4, 8, 16, 32 or 64 bytes.
+            size: 1 to 64 bytes; what is no power of two is the part of an access that another region cut.
             direction: READ or WRITE.
             value: what is written.
         """
@@ -168,11 +174,14 @@ class InlineHost:
             answer = self._many(answerer, pieces, declared, direction, value, offset)
         ns = perf_counter_ns() - started
         self.statistics.took(ns)
+        status = self._status()
+        if status != "ok":
+            answer = ones(size) if direction == READ else 0
         if isinstance(answer, Pending):
             self.owes = Owed(direction, size, value, register, started)
             return answer
         seen = answer if direction == READ else value
-        self.origin.record(self, direction, size, seen, register, self._status(), ns)
+        self.origin.record(self, direction, size, seen, register, status, ns)
         return answer
 
     def register_at(self, region: str, offset: int, size: int, direction: Direction) -> str:
@@ -201,13 +210,14 @@ class InlineHost:
         mark = self.origin.mark
         outer = mark.enter(self.name)
         try:
-            answer = hook(*arguments, **named)
-            mark.leave(outer)
+            try:
+                return hook(*arguments, **named)
+            finally:
+                mark.leave(outer)  # until its end the watchdog may interrupt, in here too
         except (Exception, HookDeadlineExceeded) as error:  # noqa: BLE001  # a plugin may raise anything
             mark.leave(outer)
             self.quarantine(error)
             return failed
-        return answer
 
     # --- inputs besides accesses; a device in quarantine takes none --------------------
 
@@ -266,8 +276,12 @@ class InlineHost:
             if isinstance(answer, Pending):
                 return answer
             return answer & ones(size) if self._fits(answer, width) else ones(size)
-        pending = self.guarded(answerer.write, None, self.device, offset, width, value)
-        return 0 if pending is None else pending
+        pending: object = self.guarded(answerer.write, None, self.device, offset, width, value)
+        if isinstance(pending, Pending):
+            return pending
+        if pending is not None:
+            self.quarantine(TypeError(f"a write of {width} bytes was answered by {pending!r}"))
+        return 0
 
     def _many(
         self,
@@ -278,7 +292,10 @@ class InlineHost:
         value: int,
         start: int,
     ) -> int:
-        """An access that reaches the device in parts, low to high: each must be answered at once."""
+        """An access that reaches the device in parts, low to high: each must be answered at once.
+
+        The first part that fails is the last: what it returns then is not used.
+        """
         total = 0
         for offset, size in pieces:
             shift = 8 * (offset - start)
@@ -287,7 +304,9 @@ class InlineHost:
                 self.quarantine(
                     TypeError(f"PENDING to a part of an access, at {offset:#x} with {size} bytes")
                 )
-                part = ones(size)
+                break
+            if self._status() != "ok":
+                break
             total |= part << shift
         return total if direction == READ else 0
 

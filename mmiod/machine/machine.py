@@ -109,16 +109,15 @@ class Machine:
 
     def find(self, space: Space, address: int) -> Range:
         """The range that answers an address."""
+        return self.table(space).find(address)
+
+    def table(self, space: Space) -> AddressMap:
+        """The map of a space as it is now."""
         table = self._maps.get(space)
         if table is None:
             claims = [claim for at, claim in self._claims.values() if at == space]
             table = self._maps[space] = build(space, claims, self.unclaimed.get(space, ()))
-        return table.find(address)
-
-    def table(self, space: Space) -> AddressMap:
-        """The map of a space as it is now."""
-        self.find(space, 0)
-        return self._maps[space]
+        return table
 
     def place(
         self, device: str, region: Region, space: Space, base: int | None, *, fixed: bool = False
@@ -146,8 +145,9 @@ class Machine:
         while address < end:
             found = table.find(address)
             taken = min(end, found.end) - address
-            if not taken:
-                return  # the space ends here
+            if not taken:  # the space ends here, the access does not
+                taken = end - address
+                found = Range(space, address, end, None, Policy.ONES)
             yield found, address, taken
             address += taken
 
@@ -162,11 +162,11 @@ class Machine:
         return claim.host.access(claim.region, address - claim.base, size, direction, value)
 
     def read(self, space: Space, address: int, size: int) -> int:
-        """Read as a bridge: a device's answer must come at once."""
+        """Read as a bridge: ones from a device that does not answer at once."""
         return self._bridge(space, address, size, READ, 0)
 
     def write(self, space: Space, address: int, size: int, value: int) -> None:
-        """Write as a bridge: a device's answer must come at once."""
+        """Write as a bridge: lost on a device that does not take it at once."""
         self._bridge(space, address, size, WRITE, value)
 
     def _bridge(self, space: Space, address: int, size: int, direction: Direction, value: int) -> int:
@@ -175,9 +175,10 @@ class Machine:
         for found, at, taken in self.pieces(space, address, size):
             shift = 8 * (at - address)
             part = self.access(found, at, taken, direction, value >> shift & ones(taken))
-            if isinstance(part, Pending | Busy):
-                raise TypeError(f"the device at {space.name} {at:#x} does not answer a bridge at once")
-            total |= part << shift
+            if isinstance(part, Pending):
+                assert found.claim is not None, "only a device makes anybody wait"
+                found.claim.host.quarantine(TypeError(f"PENDING to a bridge, at {space.name} {at:#x}"))
+            total |= (ones(taken) if isinstance(part, Pending | Busy) else part) << shift
         cause.space, cause.address = outer
         return total
 
@@ -209,6 +210,22 @@ class Machine:
         self.settled.clear()
         for host in self.hosts.values():
             host.reset()
+
+    def restore_levels(self) -> None:
+        """After devices were restored: wires are as the lines that drive them."""
+        high = {
+            f"{host.name}.{name}"
+            for host in self.hosts.values()
+            for name, line in host.device.lines.items()
+            if line.level
+        }
+        self.wires.restore(high)
+        for sink, net in self.wires.sinks.items():
+            vcpu, line = vcpu_of(sink), hypervisor_line_of(sink)
+            if vcpu is not None:
+                self._interrupt(vcpu, bool(net.high))
+            elif line is not None:
+                self._level(line, bool(net.high))
 
     def acknowledge(self, vcpu: int) -> int | None:
         """INTA: the vector of the pending interrupt of a vCPU; None without a controller."""
@@ -306,7 +323,7 @@ class Machine:
         for source, sink in expand(wires, sources, sinks):
             self._wire(source, sink, sinks)
         for space in Space:
-            self.find(space, 0)
+            self.table(space)
 
     def _wire(
         self, source: str, sink: str, sinks: dict[str, tuple[InlineHost, IrqInput | IrqInputs, str]]

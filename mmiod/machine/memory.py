@@ -49,14 +49,17 @@ class Mapped:
 
 @define(eq=False)
 class ByDescriptor:
-    """Any other file: what it lost since reads as ones; `lost` counts writes that failed."""
+    """Any other file: what cannot be read reads as ones; `lost` counts writes that failed."""
 
     descriptor: int
     offset: int
     lost: int = 0
 
     def read(self, offset: int, length: int) -> bytes:  # noqa: D102
-        data = os.pread(self.descriptor, length, self.offset + offset)
+        try:
+            data = os.pread(self.descriptor, length, self.offset + offset)
+        except OSError:
+            data = b""
         return data + b"\xff" * (length - len(data))
 
     def write(self, offset: int, data: bytes) -> None:  # noqa: D102
@@ -89,13 +92,16 @@ def storage_of(descriptor: int, offset: int, length: int, *, read_only: bool) ->
     """Take over a descriptor (it is closed, or closed later by the storage).
 
     Raises:
-        MachineError: the file is shorter than offset + length, or cannot be used.
+        MachineError: there is no such part of the file, or it cannot be used.
     """
     try:
         size = os.fstat(descriptor).st_size
-        if offset + length > size:
-            raise MachineError(f"the descriptor has {size:#x} bytes, the slot needs {offset + length:#x}")
-        if not read_only and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        if not 0 < length <= size - offset:
+            raise MachineError(f"the descriptor has {size:#x} bytes, the slot is {length:#x} at {offset:#x}")
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        if mode == os.O_WRONLY:
+            raise MachineError("the descriptor is write-only")
+        if mode == os.O_RDONLY and not read_only:
             raise MachineError("the descriptor is read-only, the slot is not")
         if not _sealed(descriptor) or offset % mmap.ALLOCATIONGRANULARITY:
             return ByDescriptor(os.dup(descriptor), offset)
@@ -173,13 +179,13 @@ class GuestMemory:
     @property
     def below_4g(self) -> int:
         """End of the highest RAM below 4 GiB, bytes."""
-        ends = [slot.end for slot in self._ram() if slot.end <= FOUR_GIB]
+        ends = [min(slot.end, FOUR_GIB) for slot in self._ram() if slot.gpa < FOUR_GIB]
         return max(ends, default=0)
 
     @property
     def above_4g(self) -> int:
         """RAM from 4 GiB on, bytes."""
-        return sum(slot.length for slot in self._ram() if slot.gpa >= FOUR_GIB)
+        return sum(max(0, slot.end - max(slot.gpa, FOUR_GIB)) for slot in self._ram())
 
     def read(self, gpa: int, length: int) -> bytes:
         """DMA read; what is not reachable RAM reads as ones."""

@@ -57,6 +57,14 @@ class Wires:
         for net in self.nets.get(source, ()):
             net.drive(source, level)
 
+    def restore(self, high: set[str]) -> None:
+        """These sources are high, all others low; nobody hears of it: inputs are restored, too."""
+        for net in self.sinks.values():
+            net.high.clear()
+        for source in high:
+            for net in self.nets.get(source, ()):
+                net.high.add(source)
+
 
 def expand(wires: Mapping[str, str], sources: Iterable[str], sinks: Iterable[str]) -> list[tuple[str, str]]:
     """Write `a.irq* -> b.ir*` out.

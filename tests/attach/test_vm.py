@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -248,6 +250,39 @@ async def test_pause_freezes_the_clock_and_refuses_exits_until_resume(rig: Rig) 
         [again] = guest.client.unanswered(0)
         await guest.send(again)
         assert (await guest.expect(Completed)).completion == Values(b"\5\0\0\0")
+
+
+async def test_state_goes_from_one_machine_to_another(tmp_path: Path) -> None:
+    """SAVE while paused gives a memfd; RESTORE in another VM's fresh session takes it."""
+    one, two = Rig(tmp_path / "one.exit", "one"), Rig(tmp_path / "two.exit", "two")
+    async with serving(one, two):
+        guest, successor = await attach(one), await attach(two)
+        await guest.out(0x104, 5)
+        await guest.send(guest.client.save()[1])
+        assert (await guest.expect(Error)).reason == "SAVE comes after the ACK of a PAUSE"
+        await guest.send(guest.client.pause()[1])
+        await guest.expect(Ack)
+        await guest.send(guest.client.save()[1])
+        data, ancillary, _, _ = await guest.socket.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+        saved = guest.client.receive(data)
+        assert isinstance(saved, Ack)
+        [descriptor] = array.array("i", ancillary[0][2][:4])
+        await successor.send(successor.client.restore(saved.value)[1], descriptor)
+        os.close(descriptor)
+        await successor.expect(Ack)
+        assert await successor.inp(0x10C) == 5
+
+
+async def test_state_that_does_not_fit_is_refused_by_name(rig: Rig, tmp_path: Path) -> None:
+    """The error names the place in the document; the session goes on."""
+    async with serving(rig):
+        guest = await attach(rig)
+        (tmp_path / "state").write_text('{"kind": "mmiod-state", "schema": 9}')
+        with (tmp_path / "state").open("rb") as file:
+            await guest.send(guest.client.restore(100)[1], file.fileno())
+        refused = await guest.expect(Error)
+        assert (refused.name, refused.reason) == ("restore", "schema: 9, this mmiod reads 1")
+        assert await guest.inp(0x100) == 1
 
 
 async def test_claims_tell_who_answers_where(rig: Rig) -> None:

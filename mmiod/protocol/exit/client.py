@@ -154,6 +154,14 @@ class Client:
         """Let the devices go on."""
         return self._request("RESUME")
 
+    def save(self) -> tuple[int, bytes]:
+        """Save the devices' state, while paused; the ACK brings a descriptor and its length."""
+        return self._request("SAVE")
+
+    def restore(self, length: int) -> tuple[int, bytes]:
+        """Restore the devices' state from the descriptor that goes along."""
+        return self._request("RESTORE", length=length)
+
     def query_claims(self) -> tuple[int, bytes]:
         """Ask for the address map, which comes as CLAIMS."""
         return self._request("QUERY_CLAIMS")

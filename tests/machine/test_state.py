@@ -1,0 +1,159 @@
+"""Device state as a document: what was saved comes back, what does not fit is refused whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from mmiod import config
+from mmiod.errors import RestoreError
+from mmiod.machine.clock import MachineClock
+from mmiod.machine.machine import Machine, Record, assemble
+from mmiod.machine.memory import Slot
+from mmiod.machine.state import restore, save
+from mmiod.plugins.loader import bundled_directories, load
+from mmiod.values import Space
+
+PC = Path(__file__).resolve().parents[2] / "config" / "machines" / "pc.toml"
+PLUGINS: dict[str, Any] = {}
+
+
+class Ram:
+    """Memory of a slot, kept in this process."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(1 << 20)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes at an offset."""
+        return bytes(self.data[offset : offset + length])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Store bytes at an offset."""
+        self.data[offset : offset + len(data)] = data
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def pc() -> Machine:
+    """The bundled PC, powered on in virtual time, with 1 MiB."""
+    description = config.load_machine(PC)
+    for described in description.devices.values():
+        PLUGINS.setdefault(described.plugin, load(described.plugin, bundled_directories()))
+    parts = {
+        name: (PLUGINS[described.plugin], config.configure(PLUGINS[described.plugin], described, PC.parent))
+        for name, described in description.devices.items()
+    }
+    records: list[Record] = []
+    machine = assemble(
+        "vm", description, parts, MachineClock(lambda: 0, lambda: 0.0), lambda *_, **__: None, records.append
+    )
+    machine.memory.add(Slot(0, 0, 1 << 20, False, Ram()))
+    machine.power_on(virtual=True)
+    return machine
+
+
+PORTS = st.sampled_from(
+    [0x20, 0x21, 0xA0, 0xA1, 0x4D0, 0x40, 0x41, 0x42, 0x43, 0x60, 0x61, 0x64, 0x70, 0x71, 0x92, 0xB2]
+    + [0x3F8 + n for n in range(8)]
+    + [0xCF8, 0xCFC, 0xCFE, 0x402, 0x505, 0x510, 0x511]
+)
+ACCESSES = st.lists(
+    st.tuples(
+        PORTS, st.sampled_from([1, 2, 4]), st.none() | st.integers(0, 2**32 - 1), st.integers(0, 10**7)
+    ),
+    max_size=40,
+)
+BAR = (0xCF8, 4, 0x80001810, 0), (0xCFC, 4, 0xFEB00000, 0), (0xCF8, 4, 0x80001804, 0), (0xCFC, 4, 2, 0)
+
+
+def drive(machine: Machine, accesses: object) -> list[int]:
+    """Do accesses with time between them; what the reads gave."""
+    seen = []
+    for port, size, value, ns in accesses:  # type: ignore[attr-defined]
+        machine.clock.advance_to(machine.clock.now_ns + ns)
+        if value is None:
+            seen.append(machine.read(Space.PIO, port, size))
+        else:
+            machine.write(Space.PIO, port, size, value & (1 << 8 * size) - 1)
+    return seen
+
+
+@settings(max_examples=30)
+@given(before=ACCESSES, after=ACCESSES)
+def test_a_restored_machine_goes_on_as_the_saved_one_would_have(before: Any, after: Any) -> None:  # noqa: ANN401
+    """After any history: another machine with the state answers any future alike, and saves alike."""
+    machine, other = pc(), pc()
+    drive(machine, [*BAR, *before])
+    document = save(machine)
+    restore(other, document)
+    assert save(other) == document
+    assert drive(other, after) == drive(machine, after)
+    assert save(other) == save(machine)
+
+
+def test_regions_that_the_guest_placed_are_where_they_were() -> None:
+    """A BAR decodes after a restore without a write to it."""
+    machine, other = pc(), pc()
+    drive(machine, BAR)
+    restore(other, save(machine))
+    claim = other.find(Space.MMIO, 0xFEB00000).claim
+    assert claim is not None
+    assert claim.host.name == "testdev"
+
+
+def changed(change: Callable[[Any], None]) -> bytes:
+    """A saved PC with something wrong in it."""
+    data = json.loads(save(pc()))
+    change(data)
+    return json.dumps(data).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(kind="other"), "kind: 'other' is not 'mmiod-state'"),
+        (lambda d: d.update(schema=2), "schema: 2, this mmiod reads 1"),
+        (lambda d: d["clock"].update(virtual=False), "clock.virtual: False"),
+        (lambda d: d["clock"].update(now_ns="x"), "expected int at $.clock.now_ns"),
+        (lambda d: d["devices"].pop("rtc"), "devices.rtc: only the machine has it"),
+        (
+            lambda d: d["devices"].update(more=d["devices"]["rtc"]),
+            "devices.more: only the saved state has it",
+        ),
+        (lambda d: d["devices"]["rtc"].update(plugin="x"), "devices.rtc.plugin: 'x'"),
+        (lambda d: d["devices"]["rtc"].update(schema=9), "devices.rtc.schema: 9"),
+        (lambda d: d["devices"]["uart0"]["registers"].pop("lcr"), "devices.uart0.registers.lcr: is missing"),
+        (lambda d: d["devices"]["uart0"]["registers"].update(lcr=256), "devices.uart0.registers.lcr: 0x100"),
+        (
+            lambda d: d["devices"]["uart0"]["lines"].update(x=True),
+            "devices.uart0.lines.x: the device has none",
+        ),
+        (lambda d: d["devices"]["uart0"]["state"].update(x=1), "devices.uart0.state"),
+        (lambda d: d["timers"].append({"device": "pit", "timer": "x", "deadline_ns": 1}), "has no timer x"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_touched(
+    change: Callable[[Any], None], message: str
+) -> None:
+    """A document is refused whole."""
+    machine = pc()
+    drive(machine, [(0x3FB, 1, 0x83, 0), (0x43, 1, 0x34, 0), (0x40, 1, 9, 0), (0x40, 1, 0, 10**6)])
+    before = save(machine)
+    with pytest.raises(RestoreError) as refused:
+        restore(machine, changed(change))
+    assert message in str(refused.value)
+    assert save(machine) == before
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"{}", b"\xff", b"7"])
+def test_what_is_no_document_is_refused(document: bytes) -> None:
+    """Any bytes give an error that says so."""
+    with pytest.raises(RestoreError, match=r"kind|no JSON"):
+        restore(pc(), document)
