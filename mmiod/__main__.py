@@ -56,12 +56,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     from mmiod.service import activation, log, notify
 
     faulthandler.enable()  # the service manager's watchdog aborts us: say where we hang
-    notifier = notify.from_environment()
+    try:
+        notifier, passed = notify.from_environment(), activation.passed_sockets()
+    except (OSError, ValueError) as error:
+        return _refuse(ConfigError([str(error)]))
     try:
         loaded = config.load(arguments.config)
         limiter = log.configure(loaded.daemon.log_level)
         built = daemon.build(loaded)
-        trio.run(daemon.serve, built, notifier, limiter, activation.passed_sockets())
+        trio.run(daemon.serve, built, notifier, limiter, passed)
     except ConfigError as error:
         return _refuse(error)
     return 0

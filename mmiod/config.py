@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_origin
 
 import attrs
 import cattrs
 from attrs import field, frozen
+from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
 from mmiod.device import Device
@@ -25,8 +27,8 @@ from mmiod.values import Space
 
 T = TypeVar("T")
 
-SLOT: Final = re.compile(r"([0-9a-fA-F]{2}):([0-1][0-9a-fA-F])\.([0-7])$")
-VM_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")
+SLOT: Final = re.compile(r"([0-9a-fA-F]{2}):([0-1][0-9a-fA-F])\.([0-7])")
+VM_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")
 
 
 MAX_REP_BOUND: Final = 1024
@@ -34,9 +36,17 @@ MAX_REP_BOUND: Final = 1024
 
 
 def _between(low: int, high: int) -> Callable[[object, object, int], None]:
-    def validate(_instance: object, _attribute: object, value: int) -> None:
+    def validate(_instance: object, _attribute: object, value: int, /) -> None:
         if not low <= value <= high:
             raise ValueError(f"{value} is not within {low}..{high}")
+
+    return validate
+
+
+def _one_of(*choices: str) -> Callable[[object, object, str], None]:
+    def validate(_instance: object, _attribute: object, value: str, /) -> None:
+        if value not in choices:
+            raise ValueError(f"{value!r}: there are {', '.join(choices)}")
 
     return validate
 
@@ -60,9 +70,8 @@ class DaemonConfig:
     max_vcpus: int = field(default=64, validator=_between(1, 1024))
     max_slots: int = field(default=64, validator=_between(1, 4096))
     """Of guest memory, per VM."""
-    log_level: str = field(
-        default="info", validator=attrs.validators.in_(("debug", "info", "warning", "error"))
-    )
+    log_level: str = field(default="info", validator=_one_of("debug", "info", "warning", "error"))
+    """Of the events that are told."""
 
 
 @frozen
@@ -75,7 +84,7 @@ class VmConfig:
 
     @name.validator
     def _check_name(self, _: object, value: str) -> None:
-        if not VM_NAME.match(value):
+        if not VM_NAME.fullmatch(value):
             raise ValueError(f"{value!r}: a VM's name is 1 to 31 letters, digits, _ . -")
 
 
@@ -87,11 +96,19 @@ class Config:
     daemon: DaemonConfig = DaemonConfig()
 
     @vm.validator
-    def _check_names(self, _: object, vms: tuple[VmConfig, ...]) -> None:
-        names = [vm.name for vm in vms]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if not vms or twice:
-            raise ValueError(f"two VMs are called {twice[0]}" if twice else "no VM")
+    def _check_vms(self, _: object, vms: tuple[VmConfig, ...]) -> None:
+        if not vms:
+            raise ValueError("no VM")
+        names = _twice(vm.name for vm in vms)
+        sockets = _twice([self.daemon.control, *(vm.socket for vm in vms)])
+        problems = [f"two VMs are called {name}" for name in names]
+        problems += [f"{socket} is the socket of two" for socket in sockets]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+def _twice(things: Iterable[T]) -> list[T]:
+    return [thing for thing, count in Counter(things).items() if count > 1]
 
 
 def load(path: Path) -> Config:
@@ -173,29 +190,65 @@ def _converter(directory: Path) -> cattrs.Converter:
     }
     for kind, hook in hooks.items():
         converter.register_structure_hook(kind, hook)
-    converter.register_structure_hook(
+    converter.register_structure_hook_factory(_is_tuple, _array)
+    for table in (UnclaimedDescription, VmConfig, DaemonConfig, MachineDescription):
+        converter.register_structure_hook(table, _table(converter, table))
+    device = _table(
+        converter,
         DeviceDescription,
-        make_dict_structure_fn(
-            DeviceDescription,
-            converter,
-            _cattrs_forbid_extra_keys=True,
-            slot=cattrs.override(struct_hook=lambda value, _: _slot(value)),
-            config=cattrs.override(struct_hook=lambda value, _: value),
-        ),
+        slot=cattrs.override(struct_hook=lambda value, _: _slot(value)),
+        config=cattrs.override(struct_hook=_exact(dict, "a table")),
     )
-    converter.register_structure_hook(
-        UnclaimedDescription,
-        make_dict_structure_fn(UnclaimedDescription, converter, _cattrs_forbid_extra_keys=True),
-    )
+    converter.register_structure_hook(DeviceDescription, device)
     return converter
+
+
+def _is_tuple(kind: object) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _array(kind: type[Any], converter: cattrs.BaseConverter) -> Callable[[Any, Any], Any]:
+    return _only(list, "an array", homogenous_tuple_structure_factory(kind, converter))
+
+
+def _table(converter: cattrs.Converter, kind: type[Any], **overrides: Any) -> Callable[[Any, Any], Any]:  # noqa: ANN401  # cattrs'
+    """Structures a table; a field's validator runs at once, so that all of them have their say."""
+    for attribute in attrs.fields(attrs.resolve_types(kind)):
+        if attribute.validator is not None:
+            overrides[attribute.name] = cattrs.override(struct_hook=_validated(converter, attribute))
+    structure = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, **overrides)
+    return _only(dict, "a table", structure)
+
+
+def _validated(converter: cattrs.Converter, attribute: attrs.Attribute[Any]) -> Callable[[object, Any], Any]:
+    def structure(value: object, kind: Any) -> object:  # noqa: ANN401
+        structured = converter.structure(value, kind)
+        assert attribute.validator is not None
+        attribute.validator(None, attribute, structured)
+        return structured
+
+    return structure
+
+
+def _only(kind: type, name: str, structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Structures values of one TOML type only."""
+    check = _exact(kind, name)
+    return lambda value, target: structure(check(value, target), target)
 
 
 def _integer(value: object, _: object) -> int:
     if isinstance(value, str):
-        return int(value, 0)
+        return _number(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{value!r} is no integer")
     return value
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
 
 
 def _exact(kind: type, name: str) -> Callable[[object, object], Any]:
@@ -225,14 +278,14 @@ def _placement(value: object) -> Placement:
     space, colon, base = str(value).partition(":")
     if not colon:
         raise ValueError(f'{value!r}: a place is "pio:0x3f8" or "mmio:0xfed40000"')
-    place = Placement(_space(space), int(base, 0))
+    place = Placement(_space(space), _number(base))
     if not 0 <= place.base < LENGTHS[place.space]:
         raise ValueError(f"{base} is outside {space}, which ends at {LENGTHS[place.space] - 1:#x}")
     return place
 
 
 def _slot(value: object) -> int:
-    found = SLOT.match(str(value))
+    found = SLOT.fullmatch(str(value))
     if found is None:
         raise ValueError(f'{value!r}: a slot is "00:01.0", bus:device.function')
     bus, device, function = int(found[1], 16), int(found[2], 16), int(found[3])

@@ -151,7 +151,7 @@ def _machine(vm: VmConfig, plugins: _Plugins, recorder: Recorder, tasks: list[De
         try:
             plugin = plugins.get(described.plugin)
             parts[name] = (plugin, configuration.configure(plugin, described, vm.machine.parent))
-            backends.update(_backends(vm.name, name, plugin, described.streams))
+            backends.update(_backends(vm, name, plugin, described.streams))
         except ConfigError as error:
             problems += [f"{vm.machine}: devices.{name}.{problem}" for problem in error.problems]
         except (PluginError, ValueError) as error:
@@ -162,7 +162,7 @@ def _machine(vm: VmConfig, plugins: _Plugins, recorder: Recorder, tasks: list[De
     for device in machine.hosts:
         own = {stream: backend for (owner, stream), backend in backends.items() if owner == device}
         if own:
-            task = DeviceTask(own)
+            task = DeviceTask(vm.name, device, own)
             machine.backends.update({(device, stream): queue.put for stream, queue in task.queues.items()})
             tasks.append(task)
     return machine
@@ -176,7 +176,7 @@ def _assemble(
     try:
         return assemble(vm.name, description, parts, clock, notify, recorder.add)
     except MachineError as error:
-        raise ConfigError([f"{vm.machine}: {error}"]) from error
+        raise ConfigError([f"{vm.machine}: {problem}" for problem in error.problems]) from error
 
 
 def _wall_s() -> float:
@@ -184,12 +184,12 @@ def _wall_s() -> float:
 
 
 def _backends(
-    vm: str, device: str, plugin: type[Device], streams: Mapping[str, str]
+    vm: VmConfig, device: str, plugin: type[Device], streams: Mapping[str, str]
 ) -> Iterator[tuple[tuple[str, str], Backend]]:
     for stream, spec in streams.items():
         if stream not in plugin.streams:
             raise ValueError(f"streams.{stream}: the device has {', '.join(plugin.streams) or 'no stream'}")
-        backend = make_backend(spec, vm, device, stream)
+        backend = make_backend(spec, vm.machine.parent, vm.name, device, stream)
         if backend is not None:
             yield (device, stream), backend
 

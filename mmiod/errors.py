@@ -61,4 +61,8 @@ class RestoreError(PluginError):
 
 
 class MachineError(MmiodError):
-    """Devices cannot be placed or wired as asked; the message names both sides."""
+    """Devices cannot be placed or wired as asked; each of the `problems` names both sides."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

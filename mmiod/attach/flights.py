@@ -71,8 +71,10 @@ class Totals:
         for table, thing in ((self.exits, exit_), (self.completions, completion)):
             name = type(thing).__name__
             table[name] = table.get(name, 0) + 1
-        if isinstance(completion, Unsupported) and len(self.unsupported) < MAX_UNSUPPORTED:
-            self.unsupported[completion.code] = self.unsupported.get(completion.code, 0) + 1
+        if isinstance(completion, Unsupported):
+            known = self.unsupported.get(completion.code, 0)
+            if known or len(self.unsupported) < MAX_UNSUPPORTED:
+                self.unsupported[completion.code] = known + 1
 
 
 MAX_UNSUPPORTED: Final = 1024

@@ -103,11 +103,13 @@ def register(machine: Machine, host: InlineHost, declared: Register) -> messages
     value, error = None, None
     outer = machine.mark.enter(host.name)
     try:
-        value = declared.__get__(host.device, type(host.device))
+        try:
+            value = declared.__get__(host.device, type(host.device))
+        finally:
+            machine.mark.leave(outer)  # until its end the watchdog may interrupt, in here too
     except (Exception, HookDeadlineExceeded) as failure:  # noqa: BLE001  # a plugin may raise anything
-        error = f"{type(failure).__name__}: {failure}"
-    finally:
         machine.mark.leave(outer)
+        error = f"{type(failure).__name__}: {failure}"
     region = declared.region or next(iter(host.device.regions.values()))
     return messages.Register(
         name=declared.name,

@@ -8,7 +8,9 @@ task: in virtual time their order across devices is part of the result.)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
@@ -25,7 +27,11 @@ class Backend(Protocol):
     """The host's side of a stream."""
 
     async def write(self, data: bytes) -> None:
-        """Take bytes that the device sent."""
+        """Take bytes that the device sent: all, or, where it is cancelled, none.
+
+        Raises:
+            OSError: they cannot be taken.
+        """
 
 
 @define(eq=False)
@@ -53,14 +59,19 @@ class LogBackend:
 
 @define(eq=False)
 class FileBackend:
-    """Appends a stream to a file."""
+    """Appends a stream to a file, or to a pipe that somebody reads."""
 
-    path: str
+    path: Path
 
     async def write(self, data: bytes) -> None:
         """Append."""
-        async with await trio.open_file(self.path, "ab") as file:
-            await file.write(data)
+        await trio.to_thread.run_sync(self._append, data)  # one step: whole or, cancelled, not begun
+
+    def _append(self, data: bytes) -> None:
+        # Without the wait for a pipe's reader, which would hold the daemon's end up.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(self.path, flags, 0o640), "ab") as file:  # noqa: PTH123  # of a descriptor
+            file.write(data)
 
 
 @define(eq=False)
@@ -70,11 +81,18 @@ class Queue:
     wake: trio.Event
     data: bytearray = field(factory=bytearray)
     lost: int = 0
-    """Bytes that found the queue full."""
+    """Bytes that found the queue full, or its backend gone."""
+    dropped: bool = False
+
+    def drop(self) -> None:
+        """Its backend failed: from now on all bytes are lost."""
+        self.dropped = True
+        self.lost += len(self.data)
+        self.data.clear()
 
     def put(self, data: bytes) -> None:
         """Called by a hook: returns at once."""
-        room = MAX_QUEUED - len(self.data)
+        room = 0 if self.dropped else MAX_QUEUED - len(self.data)
         self.data += data[:room]
         self.lost += max(0, len(data) - room)
         self.wake.set()
@@ -84,6 +102,8 @@ class Queue:
 class DeviceTask:
     """One device's streams and their backends."""
 
+    vm: str
+    device: str
     backends: Mapping[str, Backend]
     queues: dict[str, Queue] = field(init=False)
     _wake: trio.Event = field(factory=trio.Event)
@@ -108,12 +128,22 @@ class DeviceTask:
     async def _write(self) -> None:
         for stream, queue in self.queues.items():
             if queue.data:
-                data, queue.data = bytes(queue.data), bytearray()
-                await self.backends[stream].write(data)
+                await self._write_one(stream, queue)
+
+    async def _write_one(self, stream: str, queue: Queue) -> None:
+        data = bytes(queue.data)
+        try:
+            await self.backends[stream].write(data)
+        except OSError as error:
+            queue.drop()
+            log = structlog.get_logger()
+            log.warning("stream_dropped", vm=self.vm, device=self.device, stream=stream, reason=str(error))
+        else:
+            del queue.data[: len(data)]  # not before: a cancelled write is done again at the end
 
 
-def make_backend(spec: str, vm: str, device: str, stream: str) -> Backend | None:
-    """The backend that a machine file names; None for `null`.
+def make_backend(spec: str, directory: Path, vm: str, device: str, stream: str) -> Backend | None:
+    """The backend that a machine file in `directory` names; None for `null`.
 
     Raises:
         ValueError: no backend is called so.
@@ -124,5 +154,5 @@ def make_backend(spec: str, vm: str, device: str, stream: str) -> Backend | None
     if kind == "log" and not rest:
         return LogBackend(vm, device, stream)
     if kind == "file" and rest:
-        return FileBackend(rest)
+        return FileBackend(directory / rest)
     raise ValueError(f"stream {stream} = {spec!r}: a backend is null, log or file:PATH")

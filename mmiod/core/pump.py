@@ -1,9 +1,9 @@
 """The core task's loop: one private epoll for all descriptors, synchronous callbacks.
 
-An attachment registers a descriptor and a callback; the callback takes at most a few
-messages, so that all connections get their turn.  Between polls the loop passes a trio
-checkpoint every `TURN_NS`, and with nothing to do it parks on the epoll itself: one
-trio object for all connections, none of them on an exit's way.
+An attachment registers a descriptor and a callback; the callback takes one message, so
+that all connections get their turn, and what it leaves is reported again.  Between
+polls the loop passes a trio checkpoint every `TURN_NS`, and with nothing to do it parks
+on the epoll itself: one trio object for all connections, none of them on an exit's way.
 """
 
 from __future__ import annotations
@@ -81,11 +81,12 @@ class Pump:
         """Serve until cancelled."""
         try:
             while True:
-                if not self.turn():
+                if self.turn():
+                    await trio.lowlevel.checkpoint()
+                else:
                     self.working.clear()
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                     self.working.set()
-                await trio.lowlevel.checkpoint()
         finally:
             self._epoll.close()
             os.close(self._wake)

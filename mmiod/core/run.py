@@ -25,7 +25,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 from mmiod.device import Pending
-from mmiod.machine.address_map import Range
+from mmiod.machine.address_map import LENGTHS, Range
 from mmiod.machine.host import Busy, Host
 from mmiod.machine.machine import Machine
 from mmiod.machine.memory import Slot
@@ -54,6 +54,7 @@ from mmiod.x86 import (
     Cas,
     GuestFault,
     In,
+    Mode,
     NeedMore,
     NotSupported,
     Out,
@@ -119,16 +120,16 @@ def transact(
 def _within(
     machine: Machine, found: Range, address: int, size: int, direction: Direction, value: int
 ) -> Waiting:
-    while True:
-        answer = machine.access(found, address, size, direction, value)
-        if not isinstance(answer, Pending | Busy):
-            return answer
-        assert found.claim is not None, "only a device makes anybody wait"
-        settled = yield found.claim.host
-        if isinstance(answer, Pending):
-            assert settled is not None, "a device that owes an answer settles with one"
-            return settled
-        found = machine.find(found.space, address)  # the map may have moved meanwhile
+    answer = machine.access(found, address, size, direction, value)
+    if not isinstance(answer, Pending | Busy):
+        return answer
+    assert found.claim is not None, "only a device makes anybody wait"
+    settled = yield found.claim.host
+    if isinstance(answer, Pending):
+        assert settled is not None, "a device that owes an answer settles with one"
+        return settled
+    # The map may have moved meanwhile.
+    return (yield from transact(machine, found.space, address, size, direction, value))
 
 
 def _run_decoded(machine: Machine, exit_: DecodedExit, platform: Platform) -> Run:
@@ -139,7 +140,7 @@ def _run_decoded(machine: Machine, exit_: DecodedExit, platform: Platform) -> Ru
         return Forward()
     size, data = exit_.size, bytearray()
     for index in range(exit_.count):
-        at = address + exit_.stride * index * size
+        at = address + exit_.stride * index * size & LENGTHS[exit_.space] - 1
         value = int.from_bytes(exit_.data[index * size : (index + 1) * size], "little")
         answer = yield from transact(machine, exit_.space, at, size, exit_.direction, value)
         if exit_.direction == READ:
@@ -150,14 +151,26 @@ def _run_decoded(machine: Machine, exit_: DecodedExit, platform: Platform) -> Ru
 # --- instructions --------------------------------------------------------------------------
 
 
+@define
+class Fragment:
+    """A part of an operand that one slot or one range answers; `shift` is its place, in bits."""
+
+    shift: int
+    gpa: int
+    size: int
+    range: Range
+    ram: Slot | None
+    """None where a device claims the address, or nobody has it."""
+
+
 @define(eq=False)
 class RawRun:
-    """One instruction under way; `pages` caches its translations by (linear page, intent)."""
+    """One instruction under way; `pages` caches its translations by (linear page, intent, system)."""
 
     machine: Machine
     exit: RawExit
     platform: Platform
-    pages: dict[tuple[int, Intent], int] = field(factory=dict)
+    pages: dict[tuple[int, Intent, bool], int] = field(factory=dict)
     writes: list[tuple[int, bytes]] = field(factory=list)
     """To RAM that only the hypervisor reaches."""
     confirmed: bool = False
@@ -205,7 +218,7 @@ class RawRun:
         if isinstance(step, Probe):
             self._probe(step.address, step.size, step.intent)
             return 0
-        if not self.confirmed:
+        if not self.confirmed and not isinstance(step, ReadSystem):  # that comes before all probes
             raise Suspend(Refused(Refusal.ADDRESS_MISMATCH))
         return (yield from _PERFORM[type(step)](self, step))
 
@@ -246,11 +259,12 @@ class RawRun:
             Suspend: only the hypervisor can tell.
         """
         linear = address & -PAGE
-        page = self.pages.get((linear, intent))
+        page = self.pages.get((linear, intent, system))
         if page is None and intent == Intent.READ:
-            page = self.pages.get((linear, Intent.WRITE))  # a read-modify-write was probed as a write
+            # A read-modify-write was probed as a write.
+            page = self.pages.get((linear, Intent.WRITE, system))
         if page is None:
-            page = self.pages[linear, intent] = self._page(address, intent, system=system)
+            page = self.pages[linear, intent, system] = self._page(address, intent, system=system)
         return page | address % PAGE
 
     def _page(self, address: int, intent: Intent, *, system: bool) -> int:
@@ -294,61 +308,61 @@ class RawRun:
             return None
         return int.from_bytes(slot.storage.read(gpa - slot.gpa, size), "little")
 
-    def _fragments(
-        self, address: int, size: int, intent: Intent, *, system: bool = False
-    ) -> list[tuple[int, int, int]]:
-        """(shift, gpa, size) of an operand's parts, one per page, low to high."""
+    def _fragments(self, address: int, size: int, intent: Intent, *, system: bool = False) -> list[Fragment]:
+        """An operand's parts, low to high: cut at pages, and where another range begins."""
         taken = min(size, PAGE - address % PAGE)
-        fragments = [(0, self._translate(address, intent, system=system), taken)]
+        fragments = self._within_page(0, self._translate(address, intent, system=system), taken)
         if taken < size:
-            gpa = self._translate(address + taken, intent, system=system)
-            fragments.append((8 * taken, gpa, size - taken))
+            gpa = self._translate(self._after(address, taken), intent, system=system)
+            fragments += self._within_page(8 * taken, gpa, size - taken)
         return fragments
+
+    def _after(self, address: int, count: int) -> int:
+        """The linear address `count` bytes behind: outside of 64-bit code it wraps at 4 GiB."""
+        return (address + count) % (1 << (64 if mode_of(self.exit.state) == Mode.CODE64 else 32))
+
+    def _within_page(self, shift: int, gpa: int, size: int) -> list[Fragment]:
+        slot = self.machine.memory.find(gpa)
+        return [
+            Fragment(shift + 8 * (at - gpa), at, taken, found, slot if found.claim is None else None)
+            for found, at, taken in self.machine.pieces(Space.MMIO, gpa, size)
+        ]
 
     # --- steps ------------------------------------------------------------------------------
 
     def _probe(self, address: int, size: int, intent: Intent) -> None:
         """Make sure that an operand can be accessed: nothing may stop the instruction later."""
         fragments = self._fragments(address, size, intent)
-        for _, gpa, _ in fragments:
-            if self._ram(gpa) is None and self.machine.find(Space.MMIO, gpa).forwards:
-                raise Suspend(Forward())
+        if any(fragment.ram is None and fragment.range.forwards for fragment in fragments):
+            raise Suspend(Forward())
         if intent == Intent.READ:
             self._check_supplied(fragments)
 
-    def _check_supplied(self, fragments: list[tuple[int, int, int]]) -> None:
+    def _check_supplied(self, fragments: list[Fragment]) -> None:
         """Ask for RAM that only messages reach before any part of the operand is read."""
-        for _, gpa, size in fragments:
-            slot = self._ram(gpa)
-            if slot is not None and slot.storage is None:
-                self._supplied(gpa, size)
+        for fragment in fragments:
+            if fragment.ram is not None and fragment.ram.storage is None:
+                self._supplied(fragment.gpa, fragment.size)
 
     def _supplied(self, gpa: int, size: int) -> bytes:
+        """RAM as the hypervisor has it: without what this run is going to write there."""
+        if any(start < gpa + size and gpa < start + len(data) for start, data in self.writes):
+            raise Suspend(NeedMemory(gpa, size))
         for start, data in self.exit.memory:
             if start <= gpa and gpa + size <= start + len(data):
                 return data[gpa - start : gpa - start + size]
         raise Suspend(NeedMemory(gpa, size))
 
     def _read(self, step: Read) -> Waiting:
-        total = 0
         fragments = self._fragments(step.address, step.size, Intent.READ)
         self._check_supplied(fragments)
-        for shift, gpa, size in fragments:
-            part = yield from self._load(gpa, size)
-            total |= part << shift
-        return total
+        return (yield from self._load(fragments))
 
     def _read_system(self, step: ReadSystem) -> Waiting:
-        total = 0
-        for shift, gpa, size in self._fragments(step.address, step.size, Intent.READ, system=True):
-            part = yield from self._load(gpa, size)
-            total |= part << shift
-        return total
+        return (yield from self._load(self._fragments(step.address, step.size, Intent.READ, system=True)))
 
     def _write(self, step: Write) -> Waiting:
-        for shift, gpa, size in self._fragments(step.address, step.size, Intent.WRITE):
-            yield from self._store(gpa, size, step.value >> shift & ones(size))
-        return 0
+        return (yield from self._store(self._fragments(step.address, step.size, Intent.WRITE), step.value))
 
     def _compare_and_swap(self, step: Cas) -> Waiting:
         """The write of a locked instruction, whose read came just before.
@@ -358,40 +372,47 @@ class RawRun:
         """
         fragments = self._fragments(step.address, step.size, Intent.WRITE)
         found = step.old
-        if all(self._ram(gpa) for _, gpa, _ in fragments):
-            found = yield from self._read(Read(step.address, step.size))
+        if all(fragment.ram for fragment in fragments):
+            found = yield from self._load(fragments)
         if found == step.old:
-            yield from self._write(Write(step.address, step.size, step.new))
+            yield from self._store(fragments, step.new)
         return found
 
     def _in(self, step: In) -> Waiting:
+        self._check_port(step)
         return (yield from transact(self.machine, Space.PIO, step.port, step.size, READ, 0))
 
     def _out(self, step: Out) -> Waiting:
+        self._check_port(step)
         return (yield from transact(self.machine, Space.PIO, step.port, step.size, WRITE, step.value))
 
-    def _ram(self, gpa: int) -> Slot | None:
-        """The memory slot at an address, unless a device claims it."""
-        slot = self.machine.memory.find(gpa)
-        return slot if slot is None or self.machine.find(Space.MMIO, gpa).claim is None else None
+    def _check_port(self, step: In | Out) -> None:
+        if any(found.forwards for found, _, _ in self.machine.pieces(Space.PIO, step.port, step.size)):
+            raise Suspend(Forward())
 
-    def _load(self, gpa: int, size: int) -> Waiting:
-        slot = self._ram(gpa)
-        if slot is None:
-            return (yield from transact(self.machine, Space.MMIO, gpa, size, READ, 0))
-        if slot.storage is None:
-            return int.from_bytes(self._supplied(gpa, size), "little")
-        return int.from_bytes(slot.storage.read(gpa - slot.gpa, size), "little")
+    def _load(self, fragments: list[Fragment]) -> Waiting:
+        total = 0
+        for part in fragments:
+            gpa, size, ram = part.gpa, part.size, part.ram
+            if ram is None:
+                value = yield from _within(self.machine, part.range, gpa, size, READ, 0)
+            elif ram.storage is None:
+                value = int.from_bytes(self._supplied(gpa, size), "little")
+            else:
+                value = int.from_bytes(ram.storage.read(gpa - ram.gpa, size), "little")
+            total |= value << part.shift
+        return total
 
-    def _store(self, gpa: int, size: int, value: int) -> Waiting:
-        slot = self._ram(gpa)
-        if slot is None:
-            return (yield from transact(self.machine, Space.MMIO, gpa, size, WRITE, value))
-        data = value.to_bytes(size, "little")
-        if slot.storage is None:
-            self.writes.append((gpa, data))
-        elif not slot.read_only:
-            slot.storage.write(gpa - slot.gpa, data)
+    def _store(self, fragments: list[Fragment], value: int) -> Waiting:
+        for part in fragments:
+            gpa, size, ram = part.gpa, part.size, part.ram
+            taken = value >> part.shift & ones(size)
+            if ram is None:
+                yield from _within(self.machine, part.range, gpa, size, WRITE, taken)
+            elif ram.storage is None:
+                self.writes.append((gpa, taken.to_bytes(size, "little")))
+            elif not ram.read_only:
+                ram.storage.write(gpa - ram.gpa, taken.to_bytes(size, "little"))
         return 0
 
 

@@ -147,9 +147,15 @@ def build(space: Space, claims: Iterable[Claim], unclaimed: Iterable[Unclaimed] 
 def _check(space: Space, claims: Iterable[Claim], policies: Iterable[Unclaimed]) -> None:
     fixed = [claim for claim in claims if claim.fixed]
     pieces: list[Claim | Unclaimed] = [*fixed, *policies]
-    for placed in pieces:
-        if not 0 <= placed.base < placed.end <= LENGTHS[space]:
-            raise MachineError(f"{placed} leaves {space.name}, which ends at {LENGTHS[space] - 1:#x}")
-    for first, second in combinations(fixed, 2):
-        if second.base < first.end and first.base < second.end:
-            raise MachineError(f"{second} overlaps {first} in {space.name}")
+    problems = [
+        f"{placed} leaves {space.name}, which ends at {LENGTHS[space] - 1:#x}"
+        for placed in pieces
+        if not 0 <= placed.base < placed.end <= LENGTHS[space]
+    ]
+    problems += [
+        f"{second} overlaps {first} in {space.name}"
+        for first, second in combinations(fixed, 2)
+        if second.base < first.end and first.base < second.end
+    ]
+    if problems:
+        raise MachineError(*problems)

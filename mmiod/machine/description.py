@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from attrs import field, frozen
 
 from mmiod.machine.address_map import Policy
 from mmiod.values import Space
+
+DEVICE_NAME: Final = re.compile(r"(?!vcpu\d+$|hypervisor$)[A-Za-z0-9][A-Za-z0-9_-]{0,30}")
 
 
 @frozen
@@ -48,6 +52,15 @@ class UnclaimedDescription:
 class MachineDescription:
     """All devices of a VM, how their lines are wired, and the rest of its address spaces."""
 
-    devices: Mapping[str, DeviceDescription]
+    devices: Mapping[str, DeviceDescription] = field()
     wires: Mapping[str, str] = field(factory=dict)
     unclaimed: tuple[UnclaimedDescription, ...] = ()
+
+    @devices.validator
+    def _check_names(self, _: object, devices: Mapping[str, DeviceDescription]) -> None:
+        wrong = [name for name in devices if not DEVICE_NAME.fullmatch(name)]
+        if wrong:
+            raise ValueError(
+                f"{', '.join(map(repr, wrong))}: a device's name is 1 to 31 letters, digits, _ -, and not "
+                "that of a hypervisor's part in wires"
+            )

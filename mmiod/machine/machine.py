@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, ParamSpec, Protocol
 
 from attrs import define, field
 
@@ -31,6 +31,8 @@ CONFIG_REGION: Final = "config_space"
 Record = tuple[int, str, int, int, int, int, int, int, int, str, int, str, str, int, int]
 """See `mmiod.trace.record`."""
 
+
+P = ParamSpec("P")
 
 Part = tuple[type[Device], object]
 """A device's class and its configuration."""
@@ -296,9 +298,12 @@ class Machine:
         """Make a device and place what the machine file places.
 
         Raises:
-            MachineError: a place names no region of it, or a region has none.
+            MachineError: a place names no region of it, or its class cannot be made.
         """
-        device = plugin(DeviceContext(self, name), config)
+        try:
+            device = plugin(DeviceContext(self, name), config)
+        except Exception as error:  # a plugin may raise anything
+            raise MachineError(f"{name}: {described.plugin}: {type(error).__name__}: {error}") from error
         host = self.hosts[name] = InlineHost(name, described.plugin, device, self)
         places = {region: (place.space, place.base) for region, place in described.at.items()}
         if described.slot is not None:
@@ -309,11 +314,11 @@ class Machine:
                 raise MachineError(f"{name}: {described.plugin} has no region {region}; it has {has}")
             self.place(host.name, device.regions[region], space, base, fixed=True)
 
-    def connect(self, wires: dict[str, str]) -> None:
-        """Wire the devices; check the map.
+    def connect(self, wires: Mapping[str, str]) -> None:
+        """Wire the devices.
 
         Raises:
-            MachineError: a wire leads nowhere, or two placed regions overlap.
+            MachineError: a wire leads nowhere.
         """
         sources = [f"{host.name}.{line}" for host in self.hosts.values() for line in host.device.lines]
         sinks: dict[str, tuple[InlineHost, IrqInput | IrqInputs, str]] = {}
@@ -322,8 +327,6 @@ class Machine:
                 sinks.update({f"{host.name}.{line}": (host, declared, line) for line in declared.names()})
         for source, sink in expand(wires, sources, sinks):
             self._wire(source, sink, sinks)
-        for space in Space:
-            self.table(space)
 
     def _wire(
         self, source: str, sink: str, sinks: dict[str, tuple[InlineHost, IrqInput | IrqInputs, str]]
@@ -364,15 +367,28 @@ def assemble(
         recorder: takes one record per access.
 
     Raises:
-        MachineError: devices cannot be placed or wired as described.
+        MachineError: devices cannot be placed or wired as described; with every problem.
     """
     machine = Machine(name, clock, notify, recorder)
+    problems: list[str] = []
     for found in description.unclaimed:
         machine.unclaimed.setdefault(found.space, []).append(
             Unclaimed(found.base, found.length, found.policy)
         )
     for device, described in description.devices.items():
         plugin, config = parts[device]
-        machine.add(device, plugin, described, config)
-    machine.connect(dict(description.wires))
+        _collect(problems, machine.add, device, plugin, described, config)
+    for space in Space:
+        _collect(problems, machine.table, space)
+    if set(machine.hosts) == set(description.devices):  # else wires fail for that alone
+        _collect(problems, machine.connect, description.wires)
+    if problems:
+        raise MachineError(*problems)
     return machine
+
+
+def _collect(problems: list[str], action: Callable[P, object], *arguments: P.args, **named: P.kwargs) -> None:
+    try:
+        action(*arguments, **named)
+    except MachineError as error:
+        problems += error.problems

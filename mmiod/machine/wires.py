@@ -70,24 +70,28 @@ def expand(wires: Mapping[str, str], sources: Iterable[str], sinks: Iterable[str
     """Write `a.irq* -> b.ir*` out.
 
     Raises:
-        MachineError: one side does not exist; the message lists what its device has.
+        MachineError: one side does not exist; each problem lists what its device has.
     """
     known_sources, known_sinks = list(sources), set(sinks)
     pairs: list[tuple[str, str]] = []
+    problems: list[str] = []
     for source, sink in wires.items():
         if source.endswith("*") and sink.endswith("*"):
-            pairs += _numbered(source, sink, known_sources, known_sinks)
+            numbered = _numbered(source, sink, known_sources, known_sinks)
+            if not numbered:
+                problems.append(f"wire {source} -> {sink}: no line of equal number on both sides")
+            pairs += numbered
         else:
             pairs.append((source, sink))
     for source, sink in pairs:
         if source not in known_sources:
-            raise MachineError(
+            problems.append(
                 f"wire {source} -> {sink}: no output {source}; there is {_like(source, known_sources)}"
             )
         if sink not in known_sinks and vcpu_of(sink) is None and hypervisor_line_of(sink) is None:
-            raise MachineError(
-                f"wire {source} -> {sink}: no input {sink}; there is {_like(sink, known_sinks)}"
-            )
+            problems.append(f"wire {source} -> {sink}: no input {sink}; there is {_like(sink, known_sinks)}")
+    if problems:
+        raise MachineError(*problems)
     return pairs
 
 
@@ -103,8 +107,6 @@ def _numbered(source: str, sink: str, sources: Iterable[str], sinks: set[str]) -
             and (other in sinks or hypervisor_line_of(other) is not None)
         ):
             pairs.append((name, other))
-    if not pairs:
-        raise MachineError(f"wire {source} -> {sink}: no line of equal number on both sides")
     return pairs
 
 

@@ -7,19 +7,20 @@ generations never share one and nothing that is loaded changes under a running d
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from mmiod.device import API, Device
 from mmiod.errors import PluginError
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*$")
+_NAME: Final = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 _GENERATIONS: Final = itertools.count(1)
 
 
@@ -37,7 +38,7 @@ def find(name: str, directories: Sequence[Path]) -> Path:
     Raises:
         PluginError: the name is no plugin's, or no directory has it.
     """
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise PluginError(f"plugin {name!r}: a name is words of letters, digits and _ with / between them")
     for directory in directories:
         for candidate in (directory / f"{name}.py", directory / name / "__init__.py"):
@@ -56,20 +57,34 @@ def load(name: str, directories: Sequence[Path]) -> type[Device]:
     path = find(name, directories)
     module_name = f"mmiod_plugin_{name.replace('/', '_')}_g{next(_GENERATIONS)}"
     package = [str(path.parent)] if path.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(module_name, path, submodule_search_locations=package)
+    loader = _SourceLoader(module_name, str(path))
+    spec = spec_from_file_location(module_name, path, loader=loader, submodule_search_locations=package)
     assert spec is not None, path
     assert spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
+    module = module_from_spec(spec)
     sys.modules[module_name] = module  # attrs and typing look a class's module up
     try:
         spec.loader.exec_module(module)
         return _device_class(name, path, module)
     except PluginError:
-        del sys.modules[module_name]
+        _forget(module_name)
         raise
-    except Exception as error:  # a plugin's top level may raise anything
-        del sys.modules[module_name]
+    except (Exception, SystemExit) as error:  # a plugin's top level may raise anything
+        _forget(module_name)
         raise PluginError(f"plugin {name}: {_where(path, error)}: {type(error).__name__}: {error}") from error
+
+
+def _forget(module_name: str) -> None:
+    """Take a module and what it imported of its own package out again."""
+    for known in [name for name in sys.modules if f"{name}.".startswith(f"{module_name}.")]:
+        del sys.modules[known]
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles at each load: the bytecode cache knows a file's age in whole seconds only."""
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        raise OSError(f"{path} is not cached")
 
 
 def _device_class(name: str, path: Path, module: ModuleType) -> type[Device]:
@@ -87,7 +102,7 @@ def _device_class(name: str, path: Path, module: ModuleType) -> type[Device]:
     return classes[0]
 
 
-def _where(path: Path, error: Exception) -> str:
+def _where(path: Path, error: BaseException) -> str:
     """The place in the plugin's file nearest to the error."""
     if isinstance(error, SyntaxError):
         return f"{error.filename or path}:{error.lineno}"

@@ -7,10 +7,11 @@ Exit status: what the guest or the operator asked for through mmiod (0 for a shu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mmiod.errors import MmiodError
 from mmiod.protocol.exit.client import Client
@@ -18,9 +19,6 @@ from mmiod.protocol.exit.table import NUMBERS
 from mmiod.vmm.clock import MAX_SHIFT, DaemonClock, InstructionClock
 from mmiod.vmm.guest import GuestMemory
 from mmiod.vmm.link import Link, connect_to
-
-if TYPE_CHECKING:
-    from mmiod.vmm.vcpu import Vcpu
 
 CAPABILITY: Final = NUMBERS["capability"]
 NAME_LENGTH: Final = 32
@@ -35,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         return _fail(str(error))
     try:
-        return _vcpu(options, memory).run()
+        return _run(options, memory)
     except ModuleNotFoundError as missing:
         if missing.name != "unicorn":
             raise
@@ -51,7 +49,7 @@ def _fail(words: str) -> int:
     return 1
 
 
-def _vcpu(options: argparse.Namespace, memory: GuestMemory) -> Vcpu:
+def _run(options: argparse.Namespace, memory: GuestMemory) -> int:
     from mmiod.vmm.unicorn import MAXPHYADDR
     from mmiod.vmm.vcpu import Vcpu
 
@@ -72,11 +70,12 @@ def _vcpu(options: argparse.Namespace, memory: GuestMemory) -> Vcpu:
         patience=options.patience,
         follow_intr=not counted,
     )
-    link.open()
-    vcpu = Vcpu(link, memory, InstructionClock(options.icount) if counted else DaemonClock())
-    if counted:
-        vcpu.cpu.count_time_stamps(vcpu.guest_ns)
-    return vcpu
+    with contextlib.closing(link):
+        link.open()
+        vcpu = Vcpu(link, memory, InstructionClock(options.icount) if counted else DaemonClock())
+        if counted:
+            vcpu.cpu.count_time_stamps(vcpu.guest_ns)
+        return vcpu.run()
 
 
 def _parser() -> argparse.ArgumentParser:

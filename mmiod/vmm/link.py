@@ -202,16 +202,25 @@ class Link:
         while True:
             self.close()
             try:
-                self._socket = self.connect()
-                attempt()
+                self._open(attempt)
+            except MmiodError:
+                self.close()
+                raise
             except (_Broken, OSError) as error:
-                if time.monotonic() >= until:
-                    raise LinkLost(
-                        f"no daemon for {self.patience:g} s: {error.__cause__ or error}"
-                    ) from error
-                select.select([], [], [], RETRY)
+                reason = error
             else:
                 return
+            if time.monotonic() >= until:
+                self.close()
+                raise LinkLost(f"no daemon for {self.patience:g} s: {reason.__cause__ or reason}")
+            select.select([], [], [], RETRY)
+
+    def _open(self, attempt: Callable[[], None]) -> None:
+        self._socket = self.connect()
+        waiting = self._socket.gettimeout()
+        self._socket.settimeout(self.patience)  # one that listens may still say nothing
+        attempt()
+        self._socket.settimeout(waiting)
 
     def _enter(self) -> None:
         self._greet()

@@ -29,6 +29,7 @@ from mmiod.vmm.link import Link
 if TYPE_CHECKING:
     from mmiod.vmm.vcpu import Vcpu
 
+MAX_RESETS = 3
 EXIT_PORT = 0xF4
 """A write here ends the run with the value as exit code."""
 TOKEN = b"0123456789abcdef"
@@ -90,7 +91,6 @@ class FakeDaemon:
             raise ConnectionRefusedError(self.failure)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.settimeout(10)  # a guest that went astray fails its test
-        self._socket = ours
         thread = threading.Thread(target=self.serve, args=[ours], daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -114,6 +114,7 @@ class FakeDaemon:
 
     def serve(self, connection: socket.socket) -> None:
         """Serve one connection to its end."""
+        self._socket = connection
         try:
             with connection:
                 while self._take(connection):
@@ -147,6 +148,7 @@ class FakeDaemon:
             self.maps.append(message)
         elif isinstance(message, Reset):
             self.resets.append(message)
+            assert len(self.resets) <= MAX_RESETS, "the guest resets for ever"
         assert isinstance(message, Map | Reset), message
         return replies.ack(message.serial)
 

@@ -16,7 +16,7 @@ from mmiod.values import (
     Values,
 )
 from tests.vmm.fake import EXIT, GDT, GDTR, IVT_20, FakeDaemon, firmware, guest, ones, ports
-from tests.vmm.test_vcpu import FLAT, scripted
+from tests.vmm.test_vcpu import FLAT, PAGING, scripted
 
 pytestmark = pytest.mark.needs("unicorn")
 
@@ -30,7 +30,7 @@ FLAT_DATA = "66b81000 8ed8 8ed0 bc00700000"
 
 
 def gate(vector: int, kind: int, offset: int) -> str:
-    """mov dword [..], ..: an IDT entry of segment 8 in flat code."""
+    """Instructions that write an IDT entry of segment 8, in flat code."""
     low, high = 8 << 16 | offset & 0xFFFF, offset & 0xFFFF0000 | kind << 8
     at = 0x20000 + 8 * vector
     return "".join(
@@ -137,7 +137,9 @@ def test_protected_mode_goes_through_the_idt(kind: int, flag: int) -> None:
     """An interrupt gate clears IF, a trap gate does not; IRETD comes back."""
     handler = "9c 58 6689c2 66e780 cf".replace("6689c2", "")  # pushfd; pop eax; out 0x80, ax; iretd
     flat = FLAT_DATA + gate(0x30, kind, 0xF0200) + "fb cd30 b003 e681" + EXIT
-    run = guest(firmware(IDT_FLAT, at_100=flat, at_200=handler, at_7f0=GDTR, at_7e0=IDTR, at_800=GDT), FakeDaemon())
+    run = guest(
+        firmware(IDT_FLAT, at_100=flat, at_200=handler, at_7f0=GDTR, at_7e0=IDTR, at_800=GDT), FakeDaemon()
+    )
 
     assert run.run() == 0
 
@@ -151,7 +153,9 @@ def test_exceptions_with_error_codes_can_come_again() -> None:
     handler = "58 66e780 83042402 cf"
     bad = "b810100000 8ed8"  # mov eax, 0x1010; mov ds, ax: beyond the GDT's limit
     flat = FLAT_DATA + gate(13, 0x8E, 0xF0200) + bad + bad + EXIT
-    run = guest(firmware(IDT_FLAT, at_100=flat, at_200=handler, at_7f0=GDTR, at_7e0=IDTR, at_800=GDT), FakeDaemon())
+    run = guest(
+        firmware(IDT_FLAT, at_100=flat, at_200=handler, at_7f0=GDTR, at_7e0=IDTR, at_800=GDT), FakeDaemon()
+    )
 
     assert run.run() == 0
 
@@ -202,7 +206,7 @@ def test_a_request_resets_and_memory_stays() -> None:
             daemon.request("RESET")
         return ones(daemon, exit_)
 
-    code = "803e000600 750a" "fe060006 b0fe e664 e665" + EXIT  # nothing runs behind out 0x64
+    code = "803e000600 750afe060006 b0fe e664 e665" + EXIT  # nothing runs behind out 0x64
     run = guest(firmware(code), FakeDaemon(answer))
 
     assert run.run() == 0
@@ -220,12 +224,14 @@ def test_a_request_ends_a_halt() -> None:
             daemon.request("RESET")
         return ones(daemon, exit_)
 
-    code = "803e000600 7506" "fe060006 fb f4" + EXIT
+    code = "803e000600 7506fe060006 fb f4" + EXIT
     run = guest(firmware(code), FakeDaemon(answer))
 
     assert run.run() == 0
 
-    assert [(HaltExit, 1), (DecodedExit, 2)] == [(type(exit_), exit_.sequence) for exit_, _ in run.daemon.exits]
+    assert [(HaltExit, 1), (DecodedExit, 2)] == [
+        (type(exit_), exit_.sequence) for exit_, _ in run.daemon.exits
+    ]
 
 
 def test_hlt_with_interrupts_off_waits_for_a_request(capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,6 +261,41 @@ def test_delivery_that_is_not_done_is_said() -> None:
     run = guest(firmware("b800b8 8ed0 bc1000 cd20"), FakeDaemon())
 
     with pytest.raises(Stuck, match=r"stack that is not RAM: 2 bytes at 0xb800e .*f000:0000000a"):
+        run.run()
+
+
+@pytest.mark.parametrize(
+    ("before", "entry", "words"),
+    [
+        ("", gate(0x30, 0x85, 0), "vector 0x30 through a task gate"),
+        ("", gate(0x30, 0xEE, 0xF0200).replace("02000800", "02002800"), "with a change of privilege"),
+        (PAGING.format(entry="83000000"), gate(0x30, 0x8E, 0xF0200), "with paging"),
+    ],
+)
+def test_gates_that_are_not_done_are_said(before: str, entry: str, words: str) -> None:
+    """Task gates, code of another privilege level, and delivery under paging."""
+    from mmiod.vmm.vcpu import Stuck  # noqa: PLC0415
+
+    ring_3 = GDT + "ffff000000fbcf00"  # selector 0x28
+    flat = FLAT_DATA + entry + before + "cd30"
+    places = {"at_7f0": "2f00 00080f00", "at_7e0": IDTR, "at_800": ring_3}
+    run = guest(firmware(IDT_FLAT, at_100=flat, **places), FakeDaemon())
+
+    with pytest.raises(Stuck, match=words):
+        run.run()
+
+
+@pytest.mark.parametrize(
+    "entry", ["", gate(0x30, 0x0E, 0xF0200), gate(0x30, 0x8E, 0xF0200).replace("0800", "1000")]
+)
+def test_gates_that_cannot_be_used_reset(entry: str) -> None:
+    """No gate, one that is not present, one of a data segment: devices and CPU are reset."""
+    run = guest(
+        firmware(IDT_FLAT, at_100=FLAT_DATA + entry + "cd30", at_7f0=GDTR, at_7e0=IDTR, at_800=GDT),
+        FakeDaemon(),
+    )
+
+    with pytest.raises(AssertionError, match="the guest resets for ever"):
         run.run()
 
 

@@ -28,6 +28,7 @@ def link_to(daemon: FakeDaemon) -> Link:
 
 
 def reading(port: int) -> DecodedExit:
+    """An IN of one byte."""
     return DecodedExit(0, 0, Space.PIO, READ, port, 1)
 
 
@@ -165,7 +166,7 @@ def test_an_error_is_told_with_field_and_value() -> None:
     """ERROR ends the run with what the daemon says."""
     error = ProtocolError(NUMBERS["error"]["IDENTITY"], "hello.vm", 7, "this is the socket of another")
 
-    with pytest.raises(Refused, match="hello.vm = 0x7: this is the socket of another"):
+    with pytest.raises(Refused, match=r"hello\.vm = 0x7: this is the socket of another"):
         link_to(FakeDaemon(greeting=replies.error(error)))
 
 
@@ -178,6 +179,15 @@ def test_a_busy_vm_is_asked_again() -> None:
         link_to(daemon)
 
     assert len(daemon.hellos) > 1
+
+
+def test_a_daemon_that_says_nothing_is_given_up() -> None:
+    """A connection that is taken but never greeted ends with patience, too."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    link = Link(theirs.dup, Client(VM, vcpus=1), (), patience=0.05)
+
+    with ours, theirs, pytest.raises(LinkLost, match="timed out"):
+        link.open()
 
 
 def test_nobody_listening_is_told_after_a_while(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tests.vmm.fake import VM, FakeDaemon, firmware
 
 
 def arguments(directory: Path, *more: str) -> list[str]:
+    """A command line for a guest that asks for exit code 42."""
     image = directory / "firmware.bin"
     image.write_bytes(firmware("b02a e6f4 f4"))
     paths = ["--socket", str(directory / "vm.exit"), "--firmware", str(image)]
@@ -34,7 +35,12 @@ def test_the_exit_status_is_what_the_guest_asks_for(tmp_path: Path, more: list[s
     thread.join(10)
     listener.close()
     (hello,) = daemon.hellos
-    assert ("mmiod-vmm", 1, 32, 3 if more else 2) == (hello.vendor, hello.vcpus, hello.bitness, hello.required)
+    assert ("mmiod-vmm", 1, 32, 3 if more else 2) == (
+        hello.vendor,
+        hello.vcpus,
+        hello.bitness,
+        hello.required,
+    )
 
 
 @pytest.mark.needs("unicorn")

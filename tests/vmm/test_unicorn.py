@@ -2,21 +2,22 @@ from __future__ import annotations
 
 import pytest
 
-from mmiod.values import Direction
+from mmiod.values import Direction, Intent
 from mmiod.vmm.guest import GuestMemory
-from tests.vmm.fake import firmware
+from tests.vmm.fake import GDT, GDTR, firmware
+from tests.vmm.test_vcpu import FLAT, PAGING
 
 pytestmark = pytest.mark.needs("unicorn")
 
 
-def cpu(code: str):  # type: ignore[no-untyped-def]  # noqa: ANN201 - its module needs unicorn
+def cpu(code: str, **places: str):  # type: ignore[no-untyped-def]  # noqa: ANN201 - its module needs unicorn
     """A vCPU without a daemon, whose ports read 0."""
     from mmiod.vmm.unicorn import UnicornCpu  # noqa: PLC0415
 
     def port_io(_direction: Direction, _port: int, _size: int, _value: int) -> int:
         return 0
 
-    return UnicornCpu(GuestMemory.create(1, firmware(code)), port_io)
+    return UnicornCpu(GuestMemory.create(1, firmware(code, **places)), port_io)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 17, 99])
@@ -76,6 +77,23 @@ def test_a_reset_forgets_everything_but_memory() -> None:
 
     assert fresh == guest.state()
     assert b"\x55" == guest.read(0x12000, 1)
+
+
+def test_a_reset_forgets_translations() -> None:
+    """A page that was mapped to RAM is an address like any other again."""
+    from mmiod.vmm.unicorn import Halted, Touched  # noqa: PLC0415
+
+    touch = "a120004000 f4"  # mov eax, [0x400020]; hlt
+    paged = "fe0500060000" + PAGING.format(entry="83000000") + touch
+    again = len(bytes.fromhex(paged)).to_bytes(4, "little").hex()
+    flat = "66b81000 8ed8 803d0006000000 0f85" + again + paged + touch  # paging only if [0x600] is 0
+    guest = cpu(FLAT, at_100=flat, at_7f0=GDTR, at_800=GDT)
+
+    assert Halted() == guest.run()
+
+    guest.reset()
+
+    assert Touched(0x400020, Intent.READ) == guest.run()
 
 
 def test_code_that_was_overwritten_runs_as_written_after_a_reset() -> None:

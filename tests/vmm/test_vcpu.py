@@ -45,6 +45,7 @@ FLAT = (
 
 
 def raw_exits(run: Run) -> list[RawExit]:
+    """The raw ones that the daemon executed."""
     return [exit_ for exit_, _ in run.daemon.exits if isinstance(exit_, RawExit)]
 
 
@@ -87,12 +88,16 @@ def test_port_accesses_go_out_with_their_size() -> None:
         (WRITE, 4, b"\x11\x12\x13\x14"),
     ]
     exits = [exit_ for exit_, _ in daemon.exits][:-1]
-    assert [DecodedExit(0, at + 1, Space.PIO, d, 0x1234, s, data=b) for at, (d, s, b) in enumerate(expected)] == exits
+    assert [
+        DecodedExit(0, at + 1, Space.PIO, d, 0x1234, s, data=b) for at, (d, s, b) in enumerate(expected)
+    ] == exits
 
 
 def test_string_output_is_one_exit_for_each_element() -> None:
     """REP OUTSB sends its elements in order, and SI and CX end as on hardware."""
-    code = "b90300 be0003 ba0204 2ef36e 89c8 e680 89f0 e681" + EXIT  # rep outs dx, cs:[si]; cx and si to ports
+    code = (
+        "b90300 be0003 ba0204 2ef36e 89c8 e680 89f0 e681" + EXIT
+    )  # rep outs dx, cs:[si]; cx and si to ports
     run = guest(firmware(code, at_300="616263"), FakeDaemon())
 
     assert run.run() == 0
@@ -124,7 +129,7 @@ def test_an_mmio_write_is_a_raw_exit_at_the_instruction() -> None:
 
 def test_a_delta_is_applied() -> None:
     """Registers, flags, RIP and RAM are what DONE says."""
-    code = "b800b8 8ed8 a00000" "90 90" "e680 7501 f4 9c 58 e781 31c08ed8 a00005 e682" + EXIT
+    code = "b800b8 8ed8 a0000090 90e680 7501 f4 9c 58 e781 31c08ed8 a00005 e682" + EXIT
     done = Done(Delta(rip=10, rflags=0x2 | 0x800, registers={0: 0x1234_5678}, memory=[(0x500, b"\x5a")]))
     run = guest(firmware(code), scripted(done))
 
@@ -194,14 +199,15 @@ def test_protected_mode_segments_have_base_limit_and_attributes() -> None:
     assert 0xF0106 == exit_.state.rip
 
 
+PAGING = (
+    "c7050010000083000000 c70504100000{entry}b800100000 0f22d8 0f20e0 83c810 0f22e0 0f20c0 0d00000080 0f22c0"
+)
+"""A page directory at 0x1000, of 4 MiB pages: 0 is itself, 0x400000 as `entry` says; then paging on."""
+
+
 def test_under_paging_the_address_is_physical_and_the_bytes_are_found() -> None:
     """A linear page mapped to MMIO: the exit has its physical address and the instruction's bytes."""
-    # page directory at 0x1000: entry 0 maps 0-4 MiB to itself, entry 1 maps 0x400000 to 0xfec00000 (4 MiB pages)
-    flat = (
-        "66b81000 8ed8 c7050010000083000000 c705041000008300c0fe"
-        "b800100000 0f22d8 0f20e0 83c810 0f22e0 0f20c0 0d00000080 0f22c0"
-        "a120004000" + EXIT
-    )
+    flat = "66b81000 8ed8" + PAGING.format(entry="8300c0fe") + "a120004000" + EXIT
     after = 0xF0100 + len(bytes.fromhex(flat)) - len(bytes.fromhex(EXIT))
     translated = NeedTranslation(0x400020, Intent.READ, 0)
     daemon = scripted(translated, Done(Delta(after, 2)))

@@ -1,24 +1,35 @@
-"""Writes include/mmiod_exit.h from the table: C11 and C++, nothing but the layout.
+"""Writes include/mmiod_exit.h: the table's layout in C11 and C++, and behind it client.h.
 
     python -m mmiod.protocol.exit.header > include/mmiod_exit.h
 
 Structures have no packing attribute: their members are naturally aligned, and a static
-assertion holds every offset and size to the table's.
+assertion holds every offset and size to the table's.  client.h beside this file is the
+client's half as functions, written by hand; a C program needs one header only.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
-from mmiod.protocol.exit.table import LAYOUTS, MAX_MESSAGE, NUMBERS, VERSION, Layout, Member, Numbers
+from mmiod.protocol.exit.table import (
+    LAYOUTS,
+    MAX_MESSAGE,
+    MESSAGES,
+    NUMBERS,
+    VERSION,
+    Layout,
+    Member,
+    Numbers,
+)
 
 PROLOGUE: Final = f"""\
 /*
  * The exit protocol of mmiod, version {VERSION}: see docs/protocol.md.
- * Generated from mmiod/protocol/exit/table.py by `python -m mmiod.protocol.exit.header`;
- * do not edit.
+ * Generated from table.py and client.h in mmiod/protocol/exit/ by
+ * `python -m mmiod.protocol.exit.header`; do not edit.
  *
  * All integers are little-endian.  A message is one SOCK_SEQPACKET datagram and begins
  * with struct mmiod_header; members named reserved are zero.
@@ -42,14 +53,22 @@ PROLOGUE: Final = f"""\
 #define MMIOD_EXIT_MAX_MESSAGE {MAX_MESSAGE}
 """
 
-EPILOGUE: Final = """
+END_OF_LAYOUT: Final = """\
 #undef MMIOD_OFFSET
 #undef MMIOD_SIZE
 #undef MMIOD_STATIC_ASSERT
-
+"""
+CLIENT: Final = Path(__file__).with_name("client.h")
+EPILOGUE: Final = """
 #endif /* MMIOD_EXIT_H */
 """
 
+FIXED_SIZES: Final = """\
+/* Bytes of a message without its tail; 0 for a type that does not exist. */
+static inline uint32_t mmiod_message_size(uint16_t type)
+{
+    switch (type) {\
+"""
 C_TYPES: Final = {
     "u8": "uint8_t",
     "u16": "uint16_t",
@@ -66,6 +85,7 @@ def render() -> str:
     parts = [PROLOGUE, _message_types()]
     parts += map(_numbers, NUMBERS.values())
     parts += map(_structure, LAYOUTS.values())
+    parts += [END_OF_LAYOUT, _any_message(), _fixed_sizes(), CLIENT.read_text()]
     return "\n".join(parts) + EPILOGUE
 
 
@@ -93,8 +113,7 @@ def _enumeration(name: str, comment: str, members: list[tuple[str, str, str]]) -
 
 
 def _message_types() -> str:
-    messages = [layout for layout in LAYOUTS.values() if layout.type is not None]
-    members = [(layout.name, str(layout.type), layout.note) for layout in messages]
+    members = [(layout.name, str(layout.type), layout.note) for layout in MESSAGES.values()]
     return _enumeration("msg", "header.type", members)
 
 
@@ -112,6 +131,23 @@ def _structure(layout: Layout) -> str:
         lines.append("    struct mmiod_header header;")
     lines += map(_member, layout.members)
     return "\n".join([*lines, "};", *_assertions(layout), ""])
+
+
+def _any_message() -> str:
+    lines = [
+        _line("union mmiod_message {", "any message, as header.type says"),
+        "    struct mmiod_header header;",
+    ]
+    lines += [f"    struct {c_name(layout)} {layout.name.lower()};" for layout in MESSAGES.values()]
+    return "\n".join([*lines, "    uint8_t bytes[MMIOD_EXIT_MAX_MESSAGE];", "};", ""])
+
+
+def _fixed_sizes() -> str:
+    lines = [
+        f"    case MMIOD_MSG_{layout.name}: return sizeof(struct {c_name(layout)});"
+        for layout in MESSAGES.values()
+    ]
+    return "\n".join([FIXED_SIZES, *lines, "    default: return 0;", "    }", "}", ""])
 
 
 def _member(member: Member) -> str:
