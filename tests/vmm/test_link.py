@@ -112,7 +112,7 @@ def test_the_last_words_of_a_peer_that_died_are_heard() -> None:
 
 
 def test_a_request_ends_a_halt_and_the_reset_drops_it() -> None:
-    """None stands for "no completion"; after the reset the next exit has the next number."""
+    """No completion comes; afterwards no interrupt is pending and numbers go on."""
 
     def answer(daemon: FakeDaemon, exit_: object) -> Values | None:
         if isinstance(exit_, HaltExit):
@@ -126,7 +126,11 @@ def test_a_request_ends_a_halt_and_the_reset_drops_it() -> None:
     assert link.exchange(HaltExit(0, 0), 0) is None
     assert [NUMBERS["request_kind"]["RESET"]] == [request.kind for request in link.requests]
 
+    link.interrupt = True
     link.reset()
+
+    assert not link.interrupt
+
     completed = link.exchange(reading(0x60), 0)
     link.close()
     daemon.join()

@@ -2,22 +2,22 @@ from __future__ import annotations
 
 import pytest
 
-from mmiod.values import Direction, Intent
+from mmiod.values import Direction
 from mmiod.vmm.guest import GuestMemory
 from tests.vmm.fake import GDT, GDTR, firmware
-from tests.vmm.test_vcpu import FLAT, PAGING
+from tests.vmm.test_vcpu import FLAT
 
 pytestmark = pytest.mark.needs("unicorn")
 
 
-def cpu(code: str, **places: str):  # type: ignore[no-untyped-def]  # noqa: ANN201 - its module needs unicorn
+def cpu(code: str):  # type: ignore[no-untyped-def]  # noqa: ANN201 - its module needs unicorn
     """A vCPU without a daemon, whose ports read 0."""
     from mmiod.vmm.unicorn import UnicornCpu  # noqa: PLC0415
 
     def port_io(_direction: Direction, _port: int, _size: int, _value: int) -> int:
         return 0
 
-    return UnicornCpu(GuestMemory.create(1, firmware(code, **places)), port_io)
+    return UnicornCpu(GuestMemory.create(1, firmware(code)), port_io)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 17, 99])
@@ -80,20 +80,27 @@ def test_a_reset_forgets_everything_but_memory() -> None:
 
 
 def test_a_reset_forgets_translations() -> None:
-    """A page that was mapped to RAM is an address like any other again."""
-    from mmiod.vmm.unicorn import Halted, Touched  # noqa: PLC0415
+    """The page at 0x5000 was mapped to 0x6000; after a reset it is itself again."""
+    from mmiod.vmm.unicorn import Halted, UnicornCpu  # noqa: PLC0415
 
-    touch = "a120004000 f4"  # mov eax, [0x400020]; hlt
-    paged = "fe0500060000" + PAGING.format(entry="83000000") + touch
-    again = len(bytes.fromhex(paged)).to_bytes(4, "little").hex()
-    flat = "66b81000 8ed8 803d0006000000 0f85" + again + paged + touch  # paging only if [0x600] is 0
-    guest = cpu(FLAT, at_100=flat, at_7f0=GDTR, at_800=GDT)
+    # real mode: read [0x5000] if [0x600] is set; else the same with paging (cr3 = 0x1000)
+    code = "803e000600 7404 a00050 f4" + FLAT
+    flat = "66b81000 8ed8 b800100000 0f22d8 0f20c0 0d00000080 0f22c0 a000500000 f4"
+    memory = GuestMemory.create(1, firmware(code, at_100=flat, at_7f0=GDTR, at_800=GDT))
+    for place, entry in {0x1000: 0x2003, 0x2000 + 4 * 0x05: 0x6003, 0x2000 + 4 * 0xF0: 0xF0003}.items():
+        memory.write(place, entry.to_bytes(4, "little"))
+    memory.write(0x5000, b"\x55")
+    memory.write(0x6000, b"\x66")
+    guest = UnicornCpu(memory, lambda *_access: 0)
 
     assert Halted() == guest.run()
+    assert 0x66 == guest.state().gpr[0] & 0xFF
 
+    memory.write(0x600, b"\1")
     guest.reset()
 
-    assert Touched(0x400020, Intent.READ) == guest.run()
+    assert Halted() == guest.run()
+    assert 0x55 == guest.state().gpr[0] & 0xFF
 
 
 def test_code_that_was_overwritten_runs_as_written_after_a_reset() -> None:
