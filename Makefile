@@ -16,8 +16,8 @@ test: setup  ## run the tests; ARGS="-k uart" chooses
 demo: setup  ## boot stock firmware on Python devices and watch its traffic
 	@.venv/bin/mmiod demo
 
-bench: setup  ## measure round trips against a C echo
-	@.venv/bin/python -m bench
+bench: setup  ## measure round trips against a C echo; ARGS=--quick
+	@.venv/bin/python -m bench $(ARGS)
 
 lint: setup  ## the gates of CI: lint, format, types, imports
 	@.ci/gates
