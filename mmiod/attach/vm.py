@@ -106,7 +106,7 @@ class VmAttachment:
         """Become the machine's outlet."""
         self.log = structlog.get_logger().bind(vm=self.machine.name)
         self.machine.outlet = self
-        names = ("GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS", "INTR", "SAVE")
+        names = ("GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS", "MSI", "INTR", "SAVE")
         self.offer = evolve(self.offer, capabilities=sum(NUMBERS["capability"][name] for name in names))
 
     def listen(self, listener: socket.socket) -> None:
@@ -210,7 +210,15 @@ class VmAttachment:
         if self._expiry is not None:
             self._expiry.cancel()
         connection.send(connection.session.welcome(hello.token, continued=True))
+        self._tell_levels()
         self.log.info("hypervisor_returned", vendor=hello.vendor)
+
+    def _tell_levels(self) -> None:
+        """To a client that came back: what it may have missed."""
+        for vcpu, level in self.machine.interrupts.items():
+            self.intr(vcpu, level)
+        for line, level in self.machine.levels.items():
+            self.set_level(line, level)
 
     def _begin_session(self, connection: Connection, hello: Hello) -> None:
         if self.primary is not None:
@@ -377,6 +385,10 @@ class VmAttachment:
     def set_level(self, line: int, level: bool) -> None:
         """A line of the hypervisor's interrupt controller changed."""
         self._signal("LEVELS", replies.set_level(line, level))
+
+    def msi(self, address: int, data: int) -> None:
+        """A device signals an interrupt by a message."""
+        self._signal("MSI", replies.msi(address, data))
 
     def request(self, kind: Request, value: int) -> None:
         """A device asks for a reset, a shutdown, ..."""
