@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
 
@@ -121,12 +122,44 @@ def load(path: Path) -> Config:
 
 
 def load_machine(path: Path) -> MachineDescription:
-    """Read a machine file.
+    """Read a machine file, and the one that it `extends`.
 
     Raises:
         ConfigError: with every problem.
     """
-    return _structure(path, _read(path), MachineDescription, _converter(path.parent))
+    return _structure(path, read_machine(path), MachineDescription, _converter(path.parent))
+
+
+def read_machine(path: Path) -> Mapping[str, object]:
+    """The tables of a machine file, laid over those of the file that it `extends`.
+
+    Raises:
+        ConfigError: one of them cannot be read, or `extends` is wrong.
+    """
+    tables = dict(_read(path))
+    base = tables.pop("extends", None)
+    if base is None:
+        return tables
+    if not isinstance(base, str) or "/" in base:
+        raise ConfigError([f"{path}: extends: {base!r} is no file beside this one"])
+    extended = _read(path.parent / base)
+    if "extends" in extended:
+        raise ConfigError([f"{path}: extends: {base} itself extends another file"])
+    return _merge(extended, tables)
+
+
+def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
+    """Tables key by key, arrays one behind the other; of anything else `over` wins."""
+    merged = dict(base)
+    for key, value in over.items():
+        known = merged.get(key)
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merge(known, value)
+        elif isinstance(known, list) and isinstance(value, list):
+            merged[key] = known + value
+        else:
+            merged[key] = value
+    return merged
 
 
 def configure(plugin: type[Device], described: DeviceDescription, directory: Path) -> object:
@@ -177,6 +210,7 @@ def _place(problem: str) -> str:
 # --- how TOML values become ours --------------------------------------------------------
 
 
+@lru_cache(maxsize=8)  # cattrs compiles code for it: 5 ms, once for all devices of a file
 def _converter(directory: Path) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     hooks: dict[type, Callable[[Any, Any], object]] = {
@@ -211,7 +245,11 @@ def _array(kind: type[Any], converter: cattrs.BaseConverter) -> Callable[[Any, A
     return _only(list, "an array", homogenous_tuple_structure_factory(kind, converter))
 
 
-def _table(converter: cattrs.Converter, kind: type[Any], **overrides: Any) -> Callable[[Any, Any], Any]:  # noqa: ANN401  # cattrs'
+def _table(
+    converter: cattrs.Converter,
+    kind: type[Any],
+    **overrides: Any,  # noqa: ANN401  # beside them cattrs takes options of other types
+) -> Callable[[Any, Any], Any]:
     """Structures a table; a field's validator runs at once, so that all of them have their say."""
     for attribute in attrs.fields(attrs.resolve_types(kind)):
         if attribute.validator is not None:

@@ -115,16 +115,22 @@ class Flights:
         self._queue(Flight(write.vcpu, write.sequence, exit_, None))
 
     def redirect(self, vcpu: int, connection: Connection) -> None:
-        """A resend of the exit in flight: its completion goes where it came from."""
-        self.current[vcpu].reply_to = connection
+        """A resend of the exit in flight: its completion goes where it came from.
+
+        The exit may wait behind posted writes, which are not replied to.
+        """
+        for flight in (self.current[vcpu], *self._backlog.get(vcpu, ())):
+            if flight.reply_to is not None:
+                flight.reply_to = connection
 
     def drop(self, vcpu: int | None) -> None:
         """A reset of one vCPU or of all: what is under way ends, with RETRY for who waits for it."""
         for flight in list(self.current.values()):
             if vcpu is None or flight.vcpu == vcpu:
-                flight.dropped = True
-                self._backlog.pop(flight.vcpu, None)
-                self._finish(flight, Retry())
+                for ended in (flight, *self._backlog.pop(flight.vcpu, ())):
+                    ended.dropped = True
+                    self.current[ended.vcpu] = ended
+                    self._finish(ended, Retry())
         if vcpu is None:
             self._waiting.clear()  # the machine's reset made all devices forget what they owe
 

@@ -274,6 +274,9 @@ class VmAttachment:
             raise ProtocolError(
                 ERROR["DESCRIPTOR"], "map.length", map_.length, str(error), subject=map_.serial
             ) from error
+        known = self.machine.memory.slots.get(map_.slot)
+        if known is not None and (known.gpa, known.length) == (map_.gpa, map_.length):
+            self.machine.memory.remove(map_.slot)  # sent again by a client that missed the ACK
         try:
             self.machine.memory.add(Slot(map_.slot, map_.gpa, map_.length, map_.read_only, storage))
         except MachineError as error:
@@ -420,7 +423,7 @@ class VmAttachment:
         for message in replies.claims(serial, claims):
             self.primary.send(message)
 
-    # --- time and the end -----------------------------------------------------------------------
+    # --- inputs, time and the end -----------------------------------------------------------------------
 
     def _flush(self) -> None:
         """After anything happened: go on with what devices answered, acknowledge a PAUSE."""

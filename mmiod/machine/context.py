@@ -50,16 +50,32 @@ class DeviceContext:
     def set_level(self, line: str, level: bool) -> None:  # noqa: D102
         self.machine.wires.drive(f"{self.device}.{line}", level)
 
+    def msi(self, address: int, data: int) -> None:  # noqa: D102
+        self.machine.outlet.msi(address, data)
+
     def arm(self, timer: str, deadline_ns: int | None) -> None:  # noqa: D102
         fire = partial(self.machine.hosts[self.device].fire, timer)
         self.machine.clock.arm(self.device, timer, deadline_ns, fire)
 
     def send(self, backend: str, data: bytes) -> None:  # noqa: D102
-        self.machine.backends.get((self.device, backend), _drop)(data)
+        port = self.machine.backends.get((self.device, backend))
+        if port is not None:
+            port.put(data)
+
+    def ready(self, backend: str) -> None:  # noqa: D102
+        port = self.machine.backends.get((self.device, backend))
+        if port is not None:
+            port.ready()
+
+    def ask(self, backend: str, number: int, kind: str, data: bytes) -> None:  # noqa: D102
+        port = self.machine.services.get((self.device, backend))
+        if port is not None:
+            port.ask(number, kind, data)
+
+    def cancel(self, backend: str, number: int) -> None:  # noqa: D102
+        port = self.machine.services.get((self.device, backend))
+        if port is not None:
+            port.cancel(number)
 
     def complete(self, value: int) -> None:  # noqa: D102
         self.machine.settle(self.machine.hosts[self.device], value)
-
-
-def _drop(_data: bytes) -> None:
-    """A stream that the machine file gives no backend."""

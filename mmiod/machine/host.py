@@ -21,8 +21,7 @@ from mmiod.device import Device, IrqInput, IrqInputs, IrqOutput, Pending, Region
 from mmiod.values import READ, Direction, ones
 
 if TYPE_CHECKING:
-    from mmiod.device.dispatch import Answerer
-    from mmiod.device.registers import Register
+    from mmiod.device.dispatch import Answerer, Claimant
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -188,7 +187,7 @@ class InlineHost:
         """The name of the register that an access meets, "" if there is none."""
         if self.failure is not None:
             return ""
-        at: Callable[[Device, int, Direction, int], Register | None] = self.device.answerers[region].at
+        at: Callable[[Device, int, Direction, int], Claimant | None] = self.device.answerers[region].at
         found = self.guarded(at, None, self.device, offset, direction, size)
         return found.name if found is not None else ""
 
@@ -244,6 +243,26 @@ class InlineHost:
         hook = self.device.streams[stream].receive
         if self.failure is None and hook is not None:
             self.guarded(getattr(self.device, hook), None, data)
+
+    def room(self, stream: str) -> int | None:
+        """Bytes of a stream that the device takes now; None is any number."""
+        hook = self.device.streams[stream].capacity
+        if self.failure is not None or hook is None:
+            return None
+        room: int | None = self.guarded(getattr(self.device, hook), None)
+        return room
+
+    def reply(self, service: str, number: int, data: bytes) -> None:
+        """A service answered a request."""
+        hook = self.device.services[service].reply
+        if self.failure is None and hook is not None:
+            self.guarded(getattr(self.device, hook), None, number, data)
+
+    def fail(self, service: str, number: int, reason: str) -> None:
+        """A service will not answer a request."""
+        hook = self.device.services[service].failure
+        if self.failure is None and hook is not None:
+            self.guarded(getattr(self.device, hook), None, number, reason)
 
     def acknowledge(self, line: str) -> int | None:
         """A vCPU took the interrupt of an output line: the vector; None if there is none."""
@@ -342,7 +361,8 @@ def split(region: Region, offset: int, size: int) -> list[tuple[int, int]] | Non
     """
     low, high = region.valid
     most = min(high, region.implemented[1])
-    if size <= most and size >= low and (region.unaligned or not offset & (size - 1)):
+    whole = low <= size <= most and not size & (size - 1)
+    if whole and (region.unaligned or not offset & (size - 1)):
         return [(offset, size)]
     pieces = []
     end = offset + size

@@ -1,7 +1,7 @@
 """One VM: its devices, placed and wired, behind one set of doors for the core.
 
 Everything is synchronous.  What leaves the machine goes through `outlet` (towards the
-hypervisor), `backends` (bytes of streams), `notify` (events for people) and `recorder`.
+hypervisor), `backends` and `services` (streams and requests), `notify` (events for people) and `recorder`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mmiod.machine.clock import MachineClock
 from mmiod.machine.context import DeviceContext
 from mmiod.machine.host import Busy, Host, InlineHost, Mark, Status
 from mmiod.machine.memory import GuestMemory
+from mmiod.machine.ports import ServicePort, StreamPort
 from mmiod.machine.wires import Wires, expand, hypervisor_line_of, vcpu_of
 from mmiod.values import READ, WRITE, Direction, Space, ones
 
@@ -47,6 +48,9 @@ class Outlet(Protocol):
     def set_level(self, line: int, level: bool) -> None:
         """A line of the hypervisor's interrupt controller changed."""
 
+    def msi(self, address: int, data: int) -> None:
+        """A device signals an interrupt by a message."""
+
     def request(self, kind: Request, value: int) -> None:
         """A device asks for a reset, a shutdown, ..."""
 
@@ -61,6 +65,9 @@ class Nowhere:
         pass
 
     def set_level(self, line: int, level: bool) -> None:  # noqa: D102
+        pass
+
+    def msi(self, address: int, data: int) -> None:  # noqa: D102
         pass
 
     def request(self, kind: Request, value: int) -> None:  # noqa: D102
@@ -95,7 +102,10 @@ class Machine:
     mark: Mark = field(factory=Mark)
     cause: Cause = field(factory=Cause)
     outlet: Outlet = field(factory=Nowhere)
-    backends: dict[tuple[str, str], Callable[[bytes], None]] = field(factory=dict)
+    backends: dict[tuple[str, str], StreamPort] = field(factory=dict)
+    """By device and stream; one that is not here drops what it is sent."""
+    services: dict[tuple[str, str], ServicePort] = field(factory=dict)
+    """By device and service."""
     interrupts: dict[int, bool] = field(factory=dict)
     """The interrupt request of each vCPU that a wire leads to."""
     unclaimed: dict[Space, list[Unclaimed]] = field(factory=dict)
@@ -328,6 +338,21 @@ class Machine:
         for source, sink in expand(wires, sources, sinks):
             self._wire(source, sink, sinks)
 
+    def check_announced(self) -> None:
+        """See that devices are where others tell the guest that they are.
+
+        Raises:
+            MachineError: nobody is there; with every such place.
+        """
+        wrong = [
+            f"{host.name}: {key} says {space.name.lower()}:{address:#x}, where no device is"
+            for host in self.hosts.values()
+            for key, (space, address) in host.device.announced().items()
+            if self.find(space, address).claim is None
+        ]
+        if wrong:
+            raise MachineError(*wrong)
+
     def _wire(
         self, source: str, sink: str, sinks: dict[str, tuple[InlineHost, IrqInput | IrqInputs, str]]
     ) -> None:
@@ -382,6 +407,8 @@ def assemble(
         _collect(problems, machine.table, space)
     if set(machine.hosts) == set(description.devices):  # else wires fail for that alone
         _collect(problems, machine.connect, description.wires)
+    if not problems:  # else the map is not what the file means
+        machine.check_announced()
     if problems:
         raise MachineError(*problems)
     return machine

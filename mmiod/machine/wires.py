@@ -17,8 +17,8 @@ from mmiod.errors import MachineError
 
 Deliver = Callable[[bool], None]
 
-_VCPU: Final = re.compile(r"vcpu(\d+)\.intr$")
-_HYPERVISOR: Final = re.compile(r"hypervisor\.(\d+)$")
+_VCPU: Final = re.compile(r"vcpu(\d+)\.intr")
+_HYPERVISOR: Final = re.compile(r"hypervisor\.(\d+)")
 
 
 @define(eq=False)
@@ -117,11 +117,11 @@ def _like(name: str, known: Iterable[str]) -> str:
 
 def vcpu_of(sink: str) -> int | None:
     """The vCPU whose interrupt request a sink is."""
-    found = _VCPU.match(sink)
+    found = _VCPU.fullmatch(sink)
     return int(found[1]) if found else None
 
 
 def hypervisor_line_of(sink: str) -> int | None:
     """The hypervisor's line that a sink is."""
-    found = _HYPERVISOR.match(sink)
+    found = _HYPERVISOR.fullmatch(sink)
     return int(found[1]) if found else None

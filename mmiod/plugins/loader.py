@@ -11,6 +11,7 @@ import itertools
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.abc import Loader
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -64,13 +65,17 @@ def load(name: str, directories: Sequence[Path]) -> type[Device]:
     module = module_from_spec(spec)
     sys.modules[module_name] = module  # attrs and typing look a class's module up
     try:
-        spec.loader.exec_module(module)
+        _execute(name, path, spec.loader, module)
         return _device_class(name, path, module)
     except PluginError:
         _forget(module_name)
         raise
+
+
+def _execute(name: str, path: Path, loader: Loader, module: ModuleType) -> None:
+    try:
+        loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a plugin's top level may raise anything
-        _forget(module_name)
         raise PluginError(f"plugin {name}: {_where(path, error)}: {type(error).__name__}: {error}") from error
 
 

@@ -66,7 +66,7 @@ class Counter(Device):
 
 
 class Bell(Device):
-    """Rings after the written number of ns; asks for a reset; fails; hangs."""
+    """Rings after the written number of ns; asks for a reset; fails; hangs; signals a message."""
 
     length = 8
     delay = Register(0, size=4, access="w")
@@ -93,6 +93,8 @@ class Bell(Device):
             self.context.request(Request.RESET)
         if value == 2:
             raise RuntimeError("this device is broken")
+        if value == 4:
+            self.context.msi(0xFEE0_1000, 0x4030)
         while value == 3:
             pass
 

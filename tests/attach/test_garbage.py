@@ -171,6 +171,18 @@ async def test_memory_that_can_shrink_is_never_mapped(rig: Rig) -> None:
         assert await guest.inp(0x100) == 1
 
 
+async def test_map_that_is_sent_again_is_acknowledged(rig: Rig) -> None:
+    """A client that missed the ACK repeats its MAP; one mapping is left."""
+    async with serving(rig):
+        guest = await attach(rig)
+        before = maps()
+        for _ in range(2):
+            with sealed(RAM) as descriptor:
+                await guest.send(guest.client.map(0, 0, RAM)[1], descriptor)
+            await guest.expect(Ack)
+        assert maps() == before + 1
+
+
 async def test_sealed_memory_is_mapped_and_let_go(rig: Rig) -> None:
     """A sealed memfd is mapped while its slot exists, and no descriptor is left behind."""
     async with serving(rig):

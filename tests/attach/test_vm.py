@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from mmiod.protocol.exit import NUMBERS, Ack, Claims, Completed, Error, Intr, Request, Welcome
+from mmiod.protocol.exit import NUMBERS, Ack, Claims, Completed, Error, Intr, Msi, Request, Welcome
 from mmiod.values import (
     CS,
     READ,
@@ -373,3 +373,21 @@ def release(rig: Rig, pump: object) -> None:
 
 
 __all__ = ["Guest", "Welcome"]
+
+
+async def test_message_of_a_device_reaches_a_client_that_asked_for_messages(rig: Rig) -> None:
+    """MSI with address and data, before the completion of the write that caused it."""
+    async with serving(rig):
+        guest = await attach(rig, required=CAPABILITY["MSI"])
+        write = DecodedExit(0, 0, Space.PIO, WRITE, 0x205, 1, data=b"\x04")
+        await guest.send(guest.client.exit(write))
+        assert await guest.expect(Msi) == Msi(0xFEE0_1000, 0x4030)
+        await guest.expect(Completed)
+
+
+async def test_message_is_not_sent_to_a_client_that_cannot_deliver_it(rig: Rig) -> None:
+    """Without the capability the completion comes alone."""
+    async with serving(rig):
+        guest = await attach(rig)
+        await guest.out(0x205, 4, size=1)
+        assert await guest.inp(0x100) == 1

@@ -1,0 +1,241 @@
+"""Hooks that run past their deadline."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from time import perf_counter_ns
+
+import pytest
+
+from mmiod.core.watchdog import Watchdog
+from mmiod.device import Device
+from mmiod.machine.description import DeviceDescription, Placement
+from mmiod.machine.host import HookDeadlineExceeded, InlineHost, Mark
+from mmiod.values import READ, Space
+from tests.machine.machines import Rig
+
+DEADLINE_NS = 2_000_000
+PATIENCE_NS = 20_000_000_000
+
+
+def spin(until: Callable[[], bool]) -> None:
+    """Run Python code until something is so, for 20 s at most."""
+    end = perf_counter_ns() + PATIENCE_NS
+    while not until():
+        assert perf_counter_ns() < end
+
+
+def made(read: Callable[[Device, int, int], int]) -> type[Device]:
+    """A device whose reads are this."""
+    return type("Made", (Device,), {"length": 16, "read": read, "write": lambda *_: None})
+
+
+def rig(**reads: Callable[[Device, int, int], int]) -> Rig:
+    """Devices at 0x00, 0x10, ... in the order given."""
+    return Rig(
+        {
+            name: (made(read), DeviceDescription(name, at={"main": Placement(Space.MMIO, 0x10 * number)}))
+            for number, (name, read) in enumerate(reads.items())
+        }
+    )
+
+
+@pytest.fixture(name="watch")
+def _watch() -> Iterator[Callable[..., Watchdog]]:
+    """Start a watchdog over some machines; it is stopped at the end."""
+    started: list[Watchdog] = []
+
+    def start(*rigs: Rig, deadline_ns: int = DEADLINE_NS) -> Watchdog:
+        watchdog = Watchdog([each.machine.mark for each in rigs], deadline_ns)
+        watchdog.working.set()
+        watchdog.start()
+        started.append(watchdog)
+        return watchdog
+
+    yield start
+    for watchdog in started:
+        watchdog.stop()
+    for thread in threading.enumerate():
+        if thread.name == "mmiod-watchdog":
+            thread.join()
+
+
+def loops(_device: Device, _offset: int, _size: int) -> int:
+    """Never ends by itself."""
+    spin(never)
+    return 0
+
+
+def never() -> bool:
+    """It is not so."""
+    return False
+
+
+def host(rig_: Rig, name: str) -> InlineHost:
+    """A device's host."""
+    return rig_.machine.hosts[name]
+
+
+def read(rig_: Rig, address: int) -> object:
+    """A guest's read of one byte."""
+    return rig_.access(Space.MMIO, address, 1, READ)
+
+
+def test_hook_that_loops_is_interrupted_and_the_other_vm_goes_on(watch: Callable[..., Watchdog]) -> None:
+    """All ones, quarantine within bounds, and the next VM's device answers."""
+    bad, good = rig(dev=loops), rig(dev=lambda *_: 7)
+    watch(bad, good)
+    started = perf_counter_ns()
+    assert 0xFF == read(bad, 0)
+    assert DEADLINE_NS <= perf_counter_ns() - started < PATIENCE_NS
+    assert "HookDeadlineExceeded: " == host(bad, "dev").failure
+    assert ["device_quarantined"] == [event for event, _ in bad.events]
+    assert (7, None) == (read(good, 0), host(good, "dev").failure)
+
+
+def test_plugin_cannot_swallow_the_interruption(watch: Callable[..., Watchdog]) -> None:
+    """`except Exception` around the loop does not hold it."""
+
+    def stubborn(device: Device, offset: int, size: int) -> int:
+        while True:
+            try:
+                return loops(device, offset, size)
+            except Exception:  # noqa: BLE001
+                continue
+
+    machine = rig(dev=stubborn)
+    watch(machine)
+    assert 0xFF == read(machine, 0)
+    assert host(machine, "dev").failure is not None
+
+
+def test_nested_hook_is_blamed_and_the_outer_one_goes_on(watch: Callable[..., Watchdog]) -> None:
+    """A bridge's device loops: it is quarantined, the bridge is not, even if it then takes its own time."""
+
+    def bridge(device: Device, _offset: int, size: int) -> int:
+        value = device.bus.read(Space.MMIO, 0x10, size)
+        begun = perf_counter_ns()
+        spin(lambda: perf_counter_ns() - begun > DEADLINE_NS // 4)
+        return value & 0x7F
+
+    machine = rig(bridge=bridge, inner=loops)
+    watch(machine)
+    assert 0x7F == read(machine, 0)
+    assert (None, "HookDeadlineExceeded: ") == (
+        host(machine, "bridge").failure,
+        host(machine, "inner").failure,
+    )
+
+
+def test_outer_hook_that_loops_over_an_inner_one_is_blamed_itself(watch: Callable[..., Watchdog]) -> None:
+    """Each inner access is short: what takes too long is the bridge."""
+
+    def bridge(device: Device, _offset: int, size: int) -> int:
+        spin(lambda: device.bus.read(Space.MMIO, 0x10, size) == 0)
+        return 0
+
+    machine = rig(bridge=bridge, inner=lambda *_: 1)
+    watch(machine)
+    assert 0xFF == read(machine, 0)
+    assert (True, None) == (host(machine, "bridge").failure is not None, host(machine, "inner").failure)
+
+
+def test_hooks_that_end_around_the_deadline_are_never_interrupted_outside(
+    watch: Callable[..., Watchdog],
+) -> None:
+    """A thousand hooks end as the watchdog strikes, half of them by an exception: it is always caught."""
+    deadline = 20_000
+
+    def ends(_device: Device, offset: int, _size: int) -> int:
+        begun = perf_counter_ns()
+        while perf_counter_ns() - begun < deadline:
+            pass
+        if offset:
+            raise ValueError("at the same time")
+        return 7
+
+    machine = rig(dev=ends)
+    watch(machine, deadline_ns=deadline)
+    watched = host(machine, "dev")
+    failures: set[str | None] = set()
+    for count in range(1000):
+        watched.failure = None
+        answer = read(machine, count % 2)
+        failure = host(machine, "dev").failure
+        failures.add(failure)
+        assert answer == (7 if failure is None else 0xFF)
+        assert 0 == machine.machine.mark.since_ns
+    assert "ValueError: at the same time" in failures
+
+
+class Fake:
+    """Counts what would have been interrupted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1
+        self.struck: list[int] = []
+        monkeypatch.setattr("mmiod.core.watchdog.perf_counter_ns", lambda: self.now)
+        monkeypatch.setattr("mmiod.machine.host.perf_counter_ns", lambda: self.now)
+        monkeypatch.setattr("mmiod.core.watchdog._RAISE", self.strike)
+
+    def strike(self, thread: int, kind: type[BaseException]) -> None:
+        """Instead of PyThreadState_SetAsyncExc."""
+        assert HookDeadlineExceeded is kind
+        self.struck.append(thread)
+
+
+def test_each_late_hook_is_interrupted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before its deadline, then once however often the watchdog looks; the next hook anew."""
+    fake, mark = Fake(monkeypatch), Mark()
+    watchdog = Watchdog([mark], 100, thread=7)
+    watchdog.look(mark)
+    for round_ in (1, 2):
+        outer = mark.enter("dev")
+        fake.now += 99
+        watchdog.look(mark)
+        assert round_ - 1 == len(fake.struck)
+        fake.now += 1
+        for _ in range(3):
+            watchdog.look(mark)
+        assert [7] * round_ == fake.struck
+        mark.leave(outer)
+        fake.now += 1000
+        watchdog.look(mark)
+    assert [7, 7] == fake.struck
+
+
+def test_hook_that_ended_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was late when the watchdog looked, and over when it would strike."""
+    fake, mark = Fake(monkeypatch), Mark()
+    outer = mark.enter("dev")
+
+    def late() -> int:
+        mark.leave(outer)
+        return fake.now + 1000
+
+    monkeypatch.setattr("mmiod.core.watchdog.perf_counter_ns", late)
+    Watchdog([mark], 100).look(mark)
+    assert [] == fake.struck
+
+
+def test_watchdog_sleeps_while_the_core_is_parked() -> None:
+    """Nothing is looked at unless `working` is set; `stop` ends the thread."""
+    looked = threading.Event()
+
+    class Marks(list[Mark]):
+        """Tells that it was looked at."""
+
+        def __iter__(self) -> Iterator[Mark]:
+            looked.set()
+            return super().__iter__()
+
+    watchdog = Watchdog(Marks(), 1_000_000)
+    watchdog.start()
+    (thread,) = (each for each in threading.enumerate() if each.name == "mmiod-watchdog")
+    assert not looked.is_set()
+    watchdog.working.set()
+    assert looked.wait(20)
+    watchdog.stop()
+    thread.join(20)
+    assert not thread.is_alive()

@@ -1,0 +1,358 @@
+"""`mmiod` as people and systemd run it: a process, its signals, its sockets, its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field
+
+from mmiod.ctl.client import Client as ControlClient
+from mmiod.protocol.exit import MAX_MESSAGE, Client, Completed, ToClient, Welcome
+from mmiod.values import READ, WRITE, DecodedExit, Space, Values
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 20.0
+MANAGERS = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(MANAGERS)}
+ENVIRONMENT["PYTHONPATH"] = str(ROOT)
+
+SLOW = """\
+from mmiod.device import PENDING, Device, Pending
+
+
+class Slow(Device):
+    \"\"\"Reads are never answered.\"\"\"
+
+    length = 4
+
+    def read(self, _offset: int, _size: int) -> Pending:
+        return PENDING
+
+    def write(self, _offset: int, _size: int, _value: int) -> None:
+        pass
+"""
+MACHINE = """\
+[devices.slow]
+plugin = "slow"
+at = { main = "pio:0x100" }
+[devices.uart0]
+plugin = "legacy/uart16550"
+at = { ports = "pio:0x3f8" }
+streams = { serial = "file:serial" }
+"""
+
+
+def configured(directory: Path, log_level: str = "info") -> Path:
+    """A configuration of one VM, all of it in one folder."""
+    (directory / "slow.py").write_text(SLOW)
+    (directory / "machine.toml").write_text(MACHINE)
+    path = directory / "mmiod.toml"
+    path.write_text(
+        f'[daemon]\ncontrol = "control"\nplugins = ["."]\nlog_level = "{log_level}"\n'
+        '[[vm]]\nname = "vm"\nmachine = "machine.toml"\nsocket = "vm.exit"\n'
+    )
+    return path
+
+
+def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`mmiod` to its end, and that of all processes that it started."""
+    command = [sys.executable, "-m", "mmiod", *arguments]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT | variables, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+    try:
+        output, errors = process.communicate(timeout=2 * PATIENCE_S)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+@define(eq=False)
+class Served:
+    """A daemon under way."""
+
+    directory: Path
+    process: subprocess.Popen[bytes]
+    manager: socket.socket
+    log: Path
+
+    def notified(self, variable: str) -> dict[str, str]:
+        """The next notification with this variable."""
+        while True:
+            lines = self.manager.recv(4096).decode().split("\n")
+            message = dict(line.split("=", 1) for line in lines)
+            if variable in message:
+                return message
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """What is in the log, of this name."""
+        events = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [event for event in events if name in {None, event["event"]}]
+
+    def waits_for(self, name: str) -> list[dict[str, Any]]:
+        """The events of this name, once there is one."""
+        end = time.monotonic() + PATIENCE_S
+        while not (events := self.events(name)):
+            assert time.monotonic() < end, self.log.read_text()
+            assert self.process.poll() is None, self.log.read_text()
+            os.sched_yield()
+        return events
+
+    def ends(self) -> int:
+        """Its exit status."""
+        return self.process.wait(PATIENCE_S)
+
+
+@define(eq=False)
+class Hypervisor:
+    """A client of the exit socket."""
+
+    socket: socket.socket
+    client: Client = field(factory=lambda: Client("vm", 2, vendor="test"))
+
+    def receive(self) -> ToClient:
+        """The next message."""
+        return self.client.receive(self.socket.recv(MAX_MESSAGE))
+
+    def hello(self) -> None:
+        """Begin a session."""
+        self.socket.send(self.client.hello())
+        assert isinstance(self.receive(), Welcome)
+
+    def exit(self, exit_: DecodedExit) -> Completed:
+        """One exit and its completion."""
+        self.socket.send(self.client.exit(exit_))
+        completed = self.receive()
+        assert isinstance(completed, Completed)
+        return completed
+
+
+@pytest.fixture(name="stack")
+def _stack() -> Iterator[ExitStack]:
+    """What ends with the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def start(stack: ExitStack, config: Path, *prefix: str | Path) -> Served:
+    """`mmiod serve`, perhaps by way of another program."""
+    directory = config.parent
+    manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    manager.bind(str(directory / "notify"))
+    manager.settimeout(PATIENCE_S)
+    log = directory / "log"
+    command = [*prefix, sys.executable, "-m", "mmiod", "serve", "--config", config]
+    environment = {**ENVIRONMENT, "NOTIFY_SOCKET": str(directory / "notify")}
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command, env=environment, stderr=stderr, stdout=subprocess.DEVNULL)
+
+    def end() -> None:
+        process.kill()
+        process.wait()
+
+    stack.callback(end)
+    return Served(directory, process, manager, log)
+
+
+def serve(stack: ExitStack, config: Path) -> Served:
+    """A daemon that is ready."""
+    served = start(stack, config)
+    assert "1 VMs, 0 attached, 2 devices, 0 accesses" == served.notified("READY")["STATUS"]
+    return served
+
+
+def connect(stack: ExitStack, path: Path, kind: socket.SocketKind = socket.SOCK_SEQPACKET) -> socket.socket:
+    """Connect as soon as somebody listens."""
+    client = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
+    client.settimeout(PATIENCE_S)
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            client.connect(str(path))
+        except OSError:
+            assert time.monotonic() < end
+            os.sched_yield()
+        else:
+            return client
+
+
+def attach(stack: ExitStack, served: Served) -> Hypervisor:
+    """A session."""
+    hypervisor = Hypervisor(connect(stack, served.directory / "vm.exit"))
+    hypervisor.hello()
+    return hypervisor
+
+
+def in_(vcpu: int, port: int) -> DecodedExit:
+    """IN of four bytes."""
+    return DecodedExit(vcpu, 0, Space.PIO, READ, port, 4)
+
+
+def test_sigterm_answers_what_is_in_flight(stack: ExitStack, tmp_path: Path) -> None:
+    """An access that a device holds up, and the one behind it, read all ones; then the end, status 0."""
+    served = serve(stack, configured(tmp_path))
+    hypervisor = attach(stack, served)
+    for vcpu in (0, 1):
+        hypervisor.socket.send(hypervisor.client.exit(in_(vcpu, 0x100)))
+    other = connect(stack, served.directory / "control", socket.SOCK_STREAM)
+    served.process.send_signal(signal.SIGUSR2)  # both exits have come when the dump has both
+    while len(served.events("exit_dumped")) < 2:
+        served.process.send_signal(signal.SIGUSR2)
+        served.waits_for("exit_dumped")
+    served.process.terminate()
+
+    assert "answering what is in flight" == served.notified("STOPPING")["STATUS"]
+    answers = [hypervisor.receive() for _ in range(2)]
+    assert {(0, Values(b"\xff" * 4)), (1, Values(b"\xff" * 4))} == {
+        (answer.vcpu, answer.completion) for answer in answers if isinstance(answer, Completed)
+    }
+    assert b"" == hypervisor.socket.recv(MAX_MESSAGE)
+    assert 0 == served.ends()
+    assert b"" == other.recv(1)
+    assert not (tmp_path / "vm.exit").exists()
+    assert not (tmp_path / "control").exists()
+    assert 2 == served.events("daemon_stopped")[0]["accesses"]
+
+
+def test_stream_is_written_to_its_end(stack: ExitStack, tmp_path: Path) -> None:
+    """What a device sent before SIGTERM is in its file, which lies beside the machine file."""
+    served = serve(stack, configured(tmp_path))
+    hypervisor = attach(stack, served)
+    for character in b"hello":
+        hypervisor.exit(DecodedExit(0, 0, Space.PIO, WRITE, 0x3F8, 1, data=bytes([character])))
+    served.process.terminate()
+    assert 0 == served.ends()
+    assert b"hello" == (tmp_path / "serial").read_bytes()
+
+
+def test_sigusr2_dumps_tasks_and_exits(stack: ExitStack, tmp_path: Path) -> None:
+    """Every task with its stack, and each exit with what it waits for."""
+    served = serve(stack, configured(tmp_path))
+    hypervisor = attach(stack, served)
+    hypervisor.exit(in_(0, 0x200))
+    hypervisor.socket.send(hypervisor.client.exit(in_(1, 0x100)))
+    while not served.events("exit_dumped"):
+        served.process.send_signal(signal.SIGUSR2)
+        served.waits_for("task_dumped")
+    dumped = served.events("exit_dumped")[0]
+    assert ("vm", 1, 1, "DecodedExit", "slow") == tuple(
+        dumped[key] for key in ("vm", "vcpu", "sequence", "kind", "waits_for")
+    )
+    tasks = served.events("task_dumped")
+    names = " ".join(task["task"] for task in tasks)
+    for part in ("serve", "Pump.run", "VmAttachment.run", "DeviceTask.run", "Server.run"):
+        assert part in names
+    pump = next(task for task in tasks if "Pump.run" in task["task"])
+    assert any(line.startswith("pump.py:") for line in pump["stack"])
+
+
+def test_stale_socket_is_removed(stack: ExitStack, tmp_path: Path) -> None:
+    """What a killed daemon left does not keep the next one from starting."""
+    config = configured(tmp_path)
+    first = serve(stack, config)
+    first.process.kill()
+    first.ends()
+    assert (tmp_path / "vm.exit").is_socket()
+    (tmp_path / "notify").unlink()
+    second = serve(stack, config)
+    attach(stack, second)
+
+
+def test_second_daemon_is_refused(stack: ExitStack, tmp_path: Path) -> None:
+    """The error has the socket and the reason; the first one goes on."""
+    config = configured(tmp_path)
+    served = serve(stack, config)
+    refused = run("serve", "--config", config)
+    assert (1, f"{tmp_path}/vm.exit: another daemon serves this socket\n") == (
+        refused.returncode,
+        refused.stderr,
+    )
+    attach(stack, served)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("vm.exit", "Address already in use"), ("control", "Address already in use")]
+)
+def test_file_in_the_sockets_place_is_left_alone(tmp_path: Path, path: str, reason: str) -> None:
+    """It is not ours to remove."""
+    config = configured(tmp_path)
+    (tmp_path / path).write_text("mine")
+    refused = run("serve", "--config", config)
+    assert (1, f"{tmp_path}/{path}: {reason}\n") == (refused.returncode, refused.stderr)
+    assert "mine" == (tmp_path / path).read_text()
+
+
+@pytest.mark.needs("systemd")
+@pytest.mark.parametrize("name", ["exit.vm", "control"])
+def test_socket_of_the_service_manager_is_used(stack: ExitStack, tmp_path: Path, name: str) -> None:
+    """systemd-socket-activate opens it: it is served and stays; the other one is our own."""
+    config, passed = configured(tmp_path), tmp_path / "passed"
+    options = ["--seqpacket"] if name == "exit.vm" else []
+    names = ["PYTHONPATH", "NOTIFY_SOCKET"]
+    activate: list[str | Path] = ["systemd-socket-activate", *options, "-l", passed, f"--fdname={name}"]
+    activate += [word for variable in names for word in ("-E", variable)]
+    served = start(stack, config, *activate)
+    if name == "exit.vm":
+        Hypervisor(connect(stack, passed)).hello()
+        served.notified("READY")
+        assert not (tmp_path / "vm.exit").exists()
+    else:
+        connect(stack, passed, socket.SOCK_STREAM)
+        served.notified("READY")
+        client = ControlClient(str(passed))
+        stack.callback(client.close)
+        assert 0 < len(client.call("ListDevices")["devices"])
+        assert not (tmp_path / "control").exists()
+    served.process.terminate()
+    assert 0 == served.ends()
+    assert passed.is_socket()
+
+
+def test_wrong_environment_is_told(tmp_path: Path) -> None:
+    """A variable of the service manager that makes no sense: one line, no traceback."""
+    refused = run("serve", "--config", configured(tmp_path), NOTIFY_SOCKET="x")
+    assert (1, "NOTIFY_SOCKET=x: a path or @name was expected\n") == (refused.returncode, refused.stderr)
+
+
+def test_check_config(tmp_path: Path) -> None:
+    """0 and one line for what would start; 1 and a line for each problem; 2 for a wrong call."""
+    config = configured(tmp_path)
+    good = run("check-config", "--config", config)
+    assert (0, f"{config}: 1 VMs, 0 attached, 2 devices, 0 accesses\n", "") == (
+        good.returncode, good.stdout, good.stderr
+    )  # fmt: skip
+    assert not (tmp_path / "vm.exit").exists()
+
+    (tmp_path / "machine.toml").write_text(
+        MACHINE.replace("legacy/uart16550", "legacy/none").replace("0x100", "x")
+    )
+    bad = run("check-config", "--config", config)
+    assert (1, "", f"{tmp_path}/machine.toml: devices['slow'].at['main']: 'x' is no number\n") == (
+        bad.returncode, bad.stdout, bad.stderr
+    )  # fmt: skip
+    assert 2 == run("check-config", "--no-such-option").returncode
+
+
+@pytest.mark.needs("seabios", "unicorn")
+def test_demo_reaches_the_firmwares_end() -> None:
+    """`mmiod demo --json`: finished, every instruction executed, devices with accesses."""
+    shown = run("demo", "--json")
+    assert 0 == shown.returncode, shown.stderr
+    figures = json.loads(shown.stdout)
+    assert figures["finished"]
+    assert [[]] == [totals["unsupported"] for totals in figures["exits"]["totals"]]
+    assert "debugcon" in json.dumps(figures["statistics"])

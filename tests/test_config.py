@@ -1,0 +1,404 @@
+"""Configuration: everything that is wrong, at once, with path and reason."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mmiod import __main__, config, daemon
+from mmiod.config import Config, DaemonConfig, VmConfig
+from mmiod.errors import ConfigError
+from mmiod.machine.address_map import Policy
+from mmiod.machine.description import DeviceDescription, Placement
+from mmiod.values import Space
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "config" / "mmiod.toml"
+MACHINES = sorted((ROOT / "config" / "machines").glob("*.toml"))
+
+VM = '[[vm]]\nname = "one"\nmachine = "one.toml"\nsocket = "one.exit"\n'
+
+
+def written(directory: Path, text: str, name: str = "mmiod.toml") -> Path:
+    """A file with this text."""
+    path = directory / name
+    path.write_text(text)
+    return path
+
+
+def problems(path: Path, loader: str = "load") -> list[str]:
+    """What a loader says about a file, without the file's name."""
+    with pytest.raises(ConfigError) as raised:
+        getattr(config, loader)(path)
+    assert all(problem.startswith(f"{path}: ") for problem in raised.value.problems)
+    return [problem.removeprefix(f"{path}: ") for problem in raised.value.problems]
+
+
+# --- mmiod.toml ----------------------------------------------------------------------------
+
+
+def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+    """Types, bounds, choices, missing and unknown keys of all tables: one line each."""
+    path = written(
+        tmp_path,
+        """
+        [[vm]]
+        name = "a b"
+        socket = 1
+        color = "blue"
+        [daemon]
+        plugins = "devices"
+        hook_deadline_ms = 1.5
+        rep_bound = 0
+        max_vcpus = true
+        max_slots = "many"
+        log_level = "loud"
+        bar = 1
+        """,
+    )
+    known = ", ".join(field.name for field in attrs.fields(DaemonConfig))
+    assert {
+        "vm[0].name: 'a b': a VM's name is 1 to 31 letters, digits, _ . -",
+        "vm[0].machine: is missing",
+        "vm[0].socket: 1 is not a path",
+        "vm[0]: unknown color; known are name, machine, socket",
+        "daemon.plugins: 'devices' is not an array",
+        "daemon.hook_deadline_ms: 1.5 is no integer",
+        "daemon.rep_bound: 0 is not within 1..1024",
+        "daemon.max_vcpus: True is no integer",
+        "daemon.max_slots: 'many' is no number",
+        "daemon.log_level: 'loud': there are debug, info, warning, error",
+        f"daemon: unknown bar; known are {known}",
+    } == set(problems(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ["vm: is missing"]),
+        ("vm = []", ["no VM"]),
+        ("vm = 5", ["vm: 5 is not an array"]),
+        ("vm = [1]", ["vm[0]: 1 is not a table"]),
+        (f"{VM}[daemon]\nplugins = ['x', 5]", ["daemon.plugins[1]: 5 is not a path"]),
+        (f"daemon = 5\n{VM}", ["daemon: 5 is not a table"]),
+        (f"{VM}[demon]", ["unknown demon; known are vm, daemon"]),
+    ],
+)
+def test_wrong_shapes(tmp_path: Path, text: str, expected: list[str]) -> None:
+    """What is no table, no array, or not there."""
+    assert expected == problems(written(tmp_path, text))
+
+
+def test_names_and_sockets_are_unique(tmp_path: Path) -> None:
+    """Two VMs of one name or one socket; a VM on the control socket."""
+    text = VM + VM + VM.replace("one.exit", "control") + '[daemon]\ncontrol = "control"\n'
+    (problem,) = problems(written(tmp_path, text))
+    sockets = [f"{tmp_path}/{name} is the socket of two" for name in ("control", "one.exit")]
+    assert "; ".join(["two VMs are called one", *sockets]) == problem
+
+
+BOUNDS = {
+    "hook_deadline_ms": (1, 60_000),
+    "reconnect_grace_s": (0, 86_400),
+    "recorder_capacity": (1, 1 << 24),
+    "rep_bound": (1, 1024),
+    "max_vcpus": (1, 1024),
+    "max_slots": (1, 4096),
+}
+
+
+@pytest.mark.parametrize(("name", "bounds"), BOUNDS.items())
+def test_numbers_have_bounds(tmp_path: Path, name: str, bounds: tuple[int, int]) -> None:
+    """The first and the last are taken, what is next to them is not; hex text is a number too."""
+    low, high = bounds
+    for value in (low, f'"{high:#x}"'):
+        loaded = config.load(written(tmp_path, f"{VM}[daemon]\n{name} = {value}\n"))
+        assert (low if value == low else high) == getattr(loaded.daemon, name)
+    for value in (low - 1, high + 1):
+        path = written(tmp_path, f"{VM}[daemon]\n{name} = {value}\n")
+        assert [f"daemon.{name}: {value} is not within {low}..{high}"] == problems(path)
+
+
+def test_every_number_is_bounded() -> None:
+    """No number of the configuration is left out above."""
+    assert set(BOUNDS) == {field.name for field in attrs.fields(DaemonConfig) if field.type in {int, "int"}}
+
+
+def test_paths_are_relative_to_their_file(tmp_path: Path) -> None:
+    """Wherever the daemon is started."""
+    loaded = config.load(written(tmp_path, f'{VM}[daemon]\nplugins = ["mine", "/theirs"]\ncontrol = "c"\n'))
+    assert [VmConfig("one", tmp_path / "one.toml", tmp_path / "one.exit")] == list(loaded.vm)
+    assert (tmp_path / "mine", Path("/theirs")) == loaded.daemon.plugins
+    assert tmp_path / "c" == loaded.daemon.control
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[daemon]\ncontrol = \n", "Invalid value (at line 2, column 11)"),
+        (b"a = 1\na = 2\n", "Cannot overwrite a value (at line 2, column 6)"),
+        (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+    ],
+)
+def test_file_that_is_no_toml(tmp_path: Path, content: bytes, reason: str) -> None:
+    """With the line."""
+    path = tmp_path / "mmiod.toml"
+    path.write_bytes(content)
+    assert [reason] == problems(path)
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """Missing, or a directory."""
+    assert ["No such file or directory"] == problems(tmp_path / "none.toml")
+    assert ["Is a directory"] == problems(tmp_path)
+
+
+# --- machine files -------------------------------------------------------------------------------
+
+
+def test_everything_wrong_in_a_machine_file_is_told_at_once(tmp_path: Path) -> None:
+    """Places, slots, policies, types: each with its path."""
+    path = written(
+        tmp_path,
+        """
+        wires = { "a.b" = 5 }
+        [devices]
+        b = 5
+        [devices.a]
+        plugin = 5
+        at = { main = "foo:1", b = "pio", c = "pio:zz", d = "pio:0x10000", e = "mmio:-1" }
+        slot = "0:0"
+        config = 5
+        streams = { a = 1 }
+        foo = 1
+        [[unclaimed]]
+        space = "xyz"
+        base = "a"
+        length = 1
+        policy = "q"
+        """,
+    )
+    assert {
+        "wires['a.b']: 5 is not a text",
+        "devices['b']: 5 is not a table",
+        "devices['a'].plugin: 5 is not a text",
+        "devices['a'].at['main']: 'foo' is no address space; there are mmio, pio, pci_config, msr",
+        "devices['a'].at['b']: 'pio': a place is \"pio:0x3f8\" or \"mmio:0xfed40000\"",
+        "devices['a'].at['c']: 'zz' is no number",
+        "devices['a'].at['d']: 0x10000 is outside pio, which ends at 0xffff",
+        "devices['a'].at['e']: -1 is outside mmio, which ends at 0xffffffffffffffff",
+        "devices['a'].slot: '0:0': a slot is \"00:01.0\", bus:device.function",
+        "devices['a'].config: 5 is not a table",
+        "devices['a'].streams['a']: 1 is not a text",
+        "unclaimed[0].space: 'xyz' is no address space; there are mmio, pio, pci_config, msr",
+        "unclaimed[0].base: 'a' is no number",
+        "unclaimed[0].policy: 'q' is no policy; there are ones, zeros, ignore, forward",
+    } < set(problems(path, "load_machine"))
+
+
+def test_device_names_are_checked(tmp_path: Path) -> None:
+    """A name with a dot would be a wire's end."""
+    (problem,) = problems(written(tmp_path, '[devices."a.b"]\nplugin = "x"\n'), "load_machine")
+    assert problem.startswith("devices: 'a.b': a device's name is 1 to 31 letters, digits, _ -")
+
+
+def test_machine_file_becomes_a_description(tmp_path: Path) -> None:
+    """Slots are offsets into configuration space; numbers may be text."""
+    path = written(
+        tmp_path,
+        """
+        [devices.nic]
+        plugin = "net/e1000"
+        slot = "01:1f.7"
+        at = { rom = "mmio:0xfeb00000" }
+        config = { anything = [1] }
+        [[unclaimed]]
+        space = "pio"
+        base = "0x80"
+        length = 1
+        policy = "zeros"
+        """,
+    )
+    description = config.load_machine(path)
+    assert (
+        DeviceDescription(
+            "net/e1000", {"rom": Placement(Space.MMIO, 0xFEB0_0000)}, 0x1FF000, {"anything": [1]}
+        )
+        == description.devices["nic"]
+    )
+    (unclaimed,) = description.unclaimed
+    assert (Space.PIO, 0x80, 1, Policy.ZEROS) == attrs.astuple(unclaimed)
+
+
+# --- whole configurations ---------------------------------------------------------------------------
+
+
+def built(directory: Path, *machines: str) -> list[str]:
+    """The problems of a configuration with these machine files."""
+    text = ""
+    for number, machine in enumerate(machines):
+        written(directory, machine, f"m{number}.toml")
+        text += f'[[vm]]\nname = "vm{number}"\nmachine = "m{number}.toml"\nsocket = "vm{number}.exit"\n'
+    with pytest.raises(ConfigError) as raised:
+        daemon.build(config.load(written(directory, text)))
+    return [problem.replace(f"{directory}/", "") for problem in raised.value.problems]
+
+
+UART = '[devices.{name}]\nplugin = "legacy/uart16550"\nat = {{ ports = "pio:{port}" }}\n'
+
+
+def test_overlap_of_two_devices_names_both(tmp_path: Path) -> None:
+    """Owners and ranges in hex, and the wrong wire of the same file beside it."""
+    machine = UART.format(name="uart0", port="0x3f8") + UART.format(name="uart1", port="0x3ff")
+    assert [
+        "m0.toml: uart1.ports at 0x3ff..0x406 overlaps uart0.ports at 0x3f8..0x3ff in PIO",
+        "m0.toml: wire uart0.int -> vcpu0.intr: no output uart0.int; there is uart0.irq",
+    ] == built(tmp_path, machine + '[wires]\n"uart0.int" = "vcpu0.intr"\n')
+
+
+def test_problems_of_all_machines_and_devices_are_told(tmp_path: Path) -> None:
+    """Unknown plugins, streams, backends and configuration, in two files."""
+    first = """
+        [devices.a]
+        plugin = "legacy/none"
+        [devices.b]
+        plugin = "../etc/passwd"
+        [devices.c]
+        plugin = "legacy/uart16550"
+        at = { ports = "pio:0x3f8" }
+        streams = { console = "log" }
+        [devices.d]
+        plugin = "legacy/uart16550"
+        at = { ports = "pio:0x2f8" }
+        streams = { serial = "tcp:1" }
+        [devices.e]
+        plugin = "legacy/uart16550"
+        at = { ports = "pio:0x2e8" }
+        config = { speed = 1 }
+        """
+    second = '[devices.f]\nplugin = "legacy/uart16550"\nat = { main = "pio:0x3f8" }\n'
+    told = built(tmp_path, first, second)
+    assert 6 == len(told)
+    for problem, expected in zip(
+        told,
+        [
+            r"m0.toml: devices.a: plugin legacy/none: not found in /.*/devices",
+            r"m0.toml: devices.b: plugin '../etc/passwd': a name is words of letters, digits and _ .*",
+            r"m0.toml: devices.c: streams.console: the device has serial",
+            r"m0.toml: devices.d: stream serial = 'tcp:1': a backend is null, log or file:PATH",
+            r"m0.toml: devices.e.config: unknown speed; known are .*",
+            r"m1.toml: f: legacy/uart16550 has no region main; it has ports",
+        ],
+        strict=True,
+    ):
+        assert re.fullmatch(expected, problem), problem
+
+
+def test_missing_machine_file_is_told(tmp_path: Path) -> None:
+    """By its path, once for each VM's own file."""
+    path = written(tmp_path, VM)
+    with pytest.raises(ConfigError) as raised:
+        daemon.build(config.load(path))
+    assert [f"{tmp_path}/one.toml: No such file or directory"] == raised.value.problems
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda path: path.stem)
+def test_bundled_machines_are_right(tmp_path: Path, machine: Path) -> None:
+    """Each can be built."""
+    path = written(tmp_path, VM.replace("one.toml", str(machine)))
+    assert {"one"} == set(daemon.build(config.load(path)).machines)
+
+
+def test_check_config_accepts_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    """config/mmiod.toml is right, and check-config says what it would start."""
+    assert 0 == __main__.main(["check-config", "--config", str(REFERENCE)])
+    assert capsys.readouterr().out.startswith(f"{REFERENCE}: 1 VMs, 0 attached, ")
+
+
+def test_reference_has_every_key_with_its_default() -> None:
+    """Nothing is left out of config/mmiod.toml, and it changes nothing."""
+    loaded = config.load(REFERENCE)
+    text = REFERENCE.read_text()
+    assert DaemonConfig() == loaded.daemon
+    for kind in (Config, DaemonConfig, VmConfig):
+        for field in attrs.fields(kind):
+            assert re.search(rf"^(\[+{field.name}\]+|{field.name} = .*)$", text, re.MULTILINE), field.name
+
+
+def test_reference_explains_every_key() -> None:
+    """Each key or group of keys has a comment above it."""
+    groups = [group for group in REFERENCE.read_text().split("\n\n") if " = " in group]
+    assert all(group.startswith("#") for group in groups), groups
+
+
+# --- a machine file that extends another one ----------------------------------------------------
+
+
+BASE = """
+[devices.one]
+plugin = "a/b"
+at = { main = "pio:0x10" }
+config = { deep = { x = 1, y = 2 }, list = [1, 2] }
+[wires]
+"one.irq" = "two.ir0"
+[[unclaimed]]
+space = "mmio"
+base = 0
+length = 16
+policy = "ones"
+"""
+
+
+def test_extension_is_laid_over_its_base(tmp_path: Path) -> None:
+    """Tables key by key, however deep; arrays are joined, values replaced."""
+    written(tmp_path, BASE, "base.toml")
+    path = written(
+        tmp_path,
+        """
+        extends = "base.toml"
+        [devices.one]
+        at = { main = "pio:0x20" }
+        [devices.one.config]
+        deep = { y = 3 }
+        list = [4]
+        [devices.two]
+        plugin = "c/d"
+        [[unclaimed]]
+        space = "mmio"
+        base = 16
+        length = 16
+        policy = "zeros"
+        """,
+        "over.toml",
+    )
+    machine = config.load_machine(path)
+    assert list(machine.devices) == ["one", "two"]
+    one = machine.devices["one"]
+    assert one.at == {"main": Placement(Space.PIO, 0x20)}
+    assert one.config == {"deep": {"x": 1, "y": 3}, "list": [1, 2, 4]}
+    assert machine.wires == {"one.irq": "two.ir0"}
+    assert [found.policy for found in machine.unclaimed] == [Policy.ONES, Policy.ZEROS]
+
+
+@pytest.mark.parametrize(
+    ("extends", "problem"),
+    [
+        ('"../base.toml"', "extends: '../base.toml' is no file beside this one"),
+        ("1", "extends: 1 is no file beside this one"),
+        ('"over.toml"', "extends: over.toml itself extends another file"),
+    ],
+)
+def test_extension_of_what_cannot_be_a_base_is_refused(tmp_path: Path, extends: str, problem: str) -> None:
+    """One level, one folder: what a machine consists of stays findable."""
+    path = written(tmp_path, f"extends = {extends}\n[devices]\n", "over.toml")
+    assert [problem] == problems(path, "load_machine")
+
+
+def test_base_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """By its path."""
+    path = written(tmp_path, 'extends = "gone.toml"\n[devices]\n', "over.toml")
+    with pytest.raises(ConfigError, match=r"gone\.toml: No such file or directory"):
+        config.load_machine(path)
