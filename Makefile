@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: help setup test demo bench lint generate screen lock clean
+.PHONY: help setup test demo bench examples fuzz canaries lint generate screen lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -18,6 +18,19 @@ demo: setup  ## boot stock firmware on Python devices and watch its traffic
 
 bench: setup  ## measure round trips against a C echo; ARGS=--quick
 	@.venv/bin/python -m bench $(ARGS)
+
+examples: setup  ## build the hypervisors in examples/
+	$(CC) -std=c11 -O2 -Wall -Wextra -Werror -pedantic -Iinclude examples/kvm-vmm.c -o examples/kvm-vmm
+
+fuzz: setup  ## fuzz each target for SECONDS (60); ARGS="x86 codec" chooses
+	@.venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
+
+canaries: setup  ## plant bugs in copies of the tree: each must be caught by its test
+	@.venv/bin/python -m tests.canaries $(ARGS)
+
+ACCESSES = 100000
+judge: setup  ## compare devices with QEMU's; ACCESSES=100000 for each
+	@.venv/bin/python -m tests.qemu.judge $(ACCESSES)
 
 lint: setup  ## the gates of CI: lint, format, types, imports
 	@.ci/gates
@@ -36,5 +49,5 @@ lock:  ## choose versions anew: pyproject.toml -> requirements.lock
 	@.ci/lock
 
 clean:  ## remove what the other targets made
-	rm -rf .venv dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .fuzz .venv dist examples/kvm-vmm .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1066,7 +1066,7 @@ struct mmiod_client {
     union mmiod_message in;              /* the last message */
 
     /* The client's own: numbers, and what the daemon may have to be told again. */
-    uint32_t connections;
+    uint32_t times_opened;               /* connections and take-overs: a request is sent to each */
     uint32_t serial;
     int pending;                         /* `out` is outstanding */
     uint64_t sequence;                   /* of the last exit */
@@ -1215,7 +1215,7 @@ static inline void mmiod_client_join(struct mmiod_client *client, const struct m
     client->patience_ms = primary->patience_ms;
 }
 
-/* Sends again what has no answer: after a reconnect, RESUMED, or the end of a pause. */
+/* Sends again what has no answer: after a reconnect or RESUMED; posted writes also after a pause. */
 static inline int mmiod_resend(struct mmiod_client *client)
 {
     uint64_t sequence = client->completion.posted;
@@ -1230,7 +1230,7 @@ static inline int mmiod_welcomed(struct mmiod_client *client)
 {
     client->welcome = client->in.welcome;
     memcpy(client->hello.token, client->welcome.token, sizeof(client->hello.token));
-    client->connections++;
+    client->times_opened++;
     if (client->event)
         client->event(client->context, &client->in);
     return mmiod_resend(client);
@@ -1316,17 +1316,19 @@ static inline int mmiod_settle(struct mmiod_client *client, int type)
     return type;
 }
 
-/* An exit that was refused was not admitted: its number is free, and it is not sent again. */
+/* An exit that was refused was not admitted: its number is free, for a better one. */
 static inline int mmiod_refused(struct mmiod_client *client)
 {
+    int of_posted;
+
     client->error = client->in.error;
-    if (!client->error.fatal)
-        return -EREMOTEIO;
-    if (client->pending && client->error.subject == client->sequence) {
+    of_posted = strncmp(client->error.name, "posted.", 7) == 0;
+    if (client->pending && client->error.subject == client->sequence && !of_posted) {
         client->pending = 0;
         client->sequence--;
     }
-    mmiod_close(client);
+    if (client->error.fatal)
+        mmiod_close(client);
     return -EREMOTEIO;
 }
 
@@ -1343,6 +1345,7 @@ static inline int mmiod_sort(struct mmiod_client *client, int type)
     case MMIOD_MSG_ERROR:
         return mmiod_refused(client);
     case MMIOD_MSG_RESUMED:
+        client->times_opened++;
         return mmiod_resend(client);
     case MMIOD_MSG_INTR:
         if (client->in.intr.vcpu == client->vcpu)
@@ -1387,11 +1390,11 @@ static inline int mmiod_poll(struct mmiod_client *client)
 
 /*
  * Sends a request, which gets its serial here, and waits for the answer, which is in `in`.
- * After a reconnect the request is sent again.
+ * After a reconnect or a take-over the request is sent again.
  */
 static inline int mmiod_request(struct mmiod_client *client, void *request, int descriptor)
 {
-    uint32_t sent_on = client->connections - 1;
+    uint32_t sent_at = client->times_opened - 1;
     int result;
 
     if (client->pending)
@@ -1399,8 +1402,8 @@ static inline int mmiod_request(struct mmiod_client *client, void *request, int 
     client->serial += client->serial == 0xffffffffu ? 2 : 1; /* never 0 */
     ((struct mmiod_msg_reset *)request)->serial = client->serial; /* in all at one place */
     do {
-        if (sent_on != client->connections) {
-            sent_on = client->connections;
+        if (sent_at != client->times_opened) {
+            sent_at = client->times_opened;
             result = mmiod_send(client, request, descriptor);
             if (result < 0)
                 return result;

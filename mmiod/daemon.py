@@ -11,12 +11,9 @@ serve
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
-import os
 import signal
 import socket
-import stat
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -33,9 +30,12 @@ from mmiod.attach.vm import VmAttachment
 from mmiod.control.commands import interface
 from mmiod.control.server import Server
 from mmiod.control.service import Service
-from mmiod.core.device_task import Backend, DeviceTask, make_backend
+from mmiod.core.backends.faces import Place
+from mmiod.core.device_task import DeviceTask
+from mmiod.core.listening import bind
 from mmiod.core.pump import Pump
 from mmiod.core.watchdog import Watchdog
+from mmiod.core.wiring import Backends, choose, connect
 from mmiod.device import Device
 from mmiod.errors import ConfigError, MachineError, PluginError
 from mmiod.machine.clock import MachineClock
@@ -52,9 +52,14 @@ if TYPE_CHECKING:
     from mmiod.config import Config, VmConfig
     from mmiod.machine.description import MachineDescription
 
-LISTEN_BACKLOG: Final = 128
 GENERATION: Final = 1
-LEVELS: Final = {"device_quarantined": "error", "access_unclaimed": "warning"}
+LEVELS: Final = {
+    "device_quarantined": "error",
+    "tpm_failed": "error",
+    "effect_unknown": "error",
+    "backend_failed": "warning",
+    "access_unclaimed": "warning",
+}
 """Of events that are no plain information."""
 
 
@@ -103,13 +108,14 @@ def build(config: Config) -> Daemon:
     deadline_ns = settings.hook_deadline_ms * 1_000_000
     plugins = _Plugins([*settings.plugins, *bundled_directories()])
     machines: dict[str, Machine] = {}
-    tasks: list[DeviceTask] = []
+    backends: dict[tuple[str, str], Backends] = {}
     problems: list[str] = []
     for vm in config.vm:
         try:
-            machines[vm.name] = _machine(vm, plugins, recorder, tasks)
+            machines[vm.name] = _machine(vm, plugins, recorder, backends)
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
+    problems += _contended(backends)
     if problems:
         raise ConfigError(problems)
     watchdog = Watchdog([machine.mark for machine in machines.values()], deadline_ns)
@@ -126,6 +132,10 @@ def build(config: Config) -> Daemon:
         name: VmAttachment(machine, pump, offer, settings.reconnect_grace_s)
         for name, machine in machines.items()
     }
+    tasks = [
+        connect(machines[vm], device, chosen, attachments[vm].inject)
+        for (vm, device), chosen in backends.items()
+    ]
     return Daemon(config, recorder, machines, attachments, pump, watchdog, tasks)
 
 
@@ -142,30 +152,37 @@ class _Plugins:
         return self.loaded[name]
 
 
-def _machine(vm: VmConfig, plugins: _Plugins, recorder: Recorder, tasks: list[DeviceTask]) -> Machine:
+def _machine(
+    vm: VmConfig, plugins: _Plugins, recorder: Recorder, backends: dict[tuple[str, str], Backends]
+) -> Machine:
     description = configuration.load_machine(vm.machine)
     problems: list[str] = []
     parts: dict[str, Part] = {}
-    backends: dict[tuple[str, str], Backend] = {}
+    directory = vm.machine.parent
     for name, described in description.devices.items():
         try:
             plugin = plugins.get(described.plugin)
-            parts[name] = (plugin, configuration.configure(plugin, described, vm.machine.parent))
-            backends.update(_backends(vm, name, plugin, described.streams))
+            parts[name] = (plugin, configuration.configure(plugin, described, directory))
+            backends[vm.name, name] = choose(plugin, Place(vm.name, name, "", directory), described.streams)
         except ConfigError as error:
             problems += [f"{vm.machine}: devices.{name}.{problem}" for problem in error.problems]
         except (PluginError, ValueError) as error:
             problems.append(f"{vm.machine}: devices.{name}: {error}")
     if problems:
         raise ConfigError(problems)
-    machine = _assemble(vm, description, parts, recorder)
-    for device in machine.hosts:
-        own = {stream: backend for (owner, stream), backend in backends.items() if owner == device}
-        if own:
-            task = DeviceTask(vm.name, device, own)
-            machine.backends.update({(device, stream): queue.put for stream, queue in task.queues.items()})
-            tasks.append(task)
-    return machine
+    return _assemble(vm, description, parts, recorder)
+
+
+def _contended(backends: Mapping[tuple[str, str], Backends]) -> list[str]:
+    """What two backends would have to share."""
+    owners: dict[str, str] = {}
+    problems = []
+    for (vm, device), chosen in backends.items():
+        for thing, place in chosen.owned():
+            owner = owners.setdefault(thing, f"{vm}/{device}.{place.name}")
+            if owner != f"{vm}/{device}.{place.name}":
+                problems.append(f"{vm}/{device}.{place.name}: {thing} is {owner}'s already")
+    return problems
 
 
 def _assemble(
@@ -181,17 +198,6 @@ def _assemble(
 
 def _wall_s() -> float:
     return time.clock_gettime(time.CLOCK_REALTIME)
-
-
-def _backends(
-    vm: VmConfig, device: str, plugin: type[Device], streams: Mapping[str, str]
-) -> Iterator[tuple[tuple[str, str], Backend]]:
-    for stream, spec in streams.items():
-        if stream not in plugin.streams:
-            raise ValueError(f"streams.{stream}: the device has {', '.join(plugin.streams) or 'no stream'}")
-        backend = make_backend(spec, vm.machine.parent, vm.name, device, stream)
-        if backend is not None:
-            yield (device, stream), backend
 
 
 def _notify(vm: str, event: str, **fields: object) -> None:
@@ -236,7 +242,7 @@ async def serve(
         daemon.watchdog.start()
         sockets.callback(daemon.watchdog.stop)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_handle_signals, daemon)
+            await nursery.start(_handle_signals, daemon)
             nursery.start_soon(daemon.pump.run)
             for attachment in daemon.attachments.values():
                 nursery.start_soon(attachment.run)
@@ -255,6 +261,9 @@ async def serve(
             notifier.stopping("answering what is in flight")
             for attachment in daemon.attachments.values():
                 attachment.stop()
+            async with trio.open_nursery() as draining:
+                for task in daemon.device_tasks:
+                    draining.start_soon(task.drain)
             log.info("daemon_stopped", accesses=daemon.recorder.serial)
             nursery.cancel_scope.cancel()
     limiter.report(final=True)
@@ -271,45 +280,21 @@ def _listeners(
     if name in passed:
         return passed[name]
     try:
-        return [_bind(stack, path, kind)]
+        return [bind(stack, path, kind)]
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
 
 
-def _bind(stack: contextlib.ExitStack, path: Path, kind: socket.SocketKind) -> socket.socket:
-    _remove_stale(path, kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    listener = stack.enter_context(socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC))
-    mask = os.umask(0o117)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(mask)
-    stack.callback(path.unlink, missing_ok=True)
-    listener.listen(LISTEN_BACKLOG)
-    return listener
-
-
-def _remove_stale(path: Path, kind: socket.SocketKind) -> None:
-    """Remove a socket that nobody listens on; refuse to take one over that somebody does."""
-    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
-        return
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise OSError(errno.EADDRINUSE, "another daemon serves this socket")
-
-
-async def _handle_signals(daemon: Daemon) -> None:
+async def _handle_signals(
+    daemon: Daemon, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     actions: dict[int, Callable[[], None]] = {
         signal.SIGTERM: daemon.stopping.set,
         signal.SIGINT: daemon.stopping.set,
         signal.SIGUSR2: partial(_dump, daemon),
     }
     with trio.open_signal_receiver(*actions) as received:
+        task_status.started()
         async for number in received:
             actions[number]()
 

@@ -288,7 +288,7 @@ def test_problems_of_all_machines_and_devices_are_told(tmp_path: Path) -> None:
             r"m0.toml: devices.a: plugin legacy/none: not found in /.*/devices",
             r"m0.toml: devices.b: plugin '../etc/passwd': a name is words of letters, digits and _ .*",
             r"m0.toml: devices.c: streams.console: the device has serial",
-            r"m0.toml: devices.d: stream serial = 'tcp:1': a backend is null, log or file:PATH",
+            r"m0.toml: devices.d: stream serial = 'tcp:1': a backend is null, log, .*",
             r"m0.toml: devices.e.config: unknown speed; known are .*",
             r"m1.toml: f: legacy/uart16550 has no region main; it has ports",
         ],

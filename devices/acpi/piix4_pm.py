@@ -7,9 +7,10 @@ Modelled: PMBA and PMREGMISC, which place the 64 bytes of PM I/O space; PMTMR at
 SUS_EN, which asks for shutdown when SUS_TYP says soft off; APMC and APMS.
 Not modelled: SMM.  DEVACTB.APMC_EN is therefore set from reset, as if an earlier
 stage of firmware had installed its handler; SeaBIOS then leaves SMM alone.  A write of
-APMC raises no SMI, so it does not set SCI_EN either.  No power button, RTC alarm or
-sleep states other than soft off, no general purpose events (they read 0), no SMBus
-(SMBBA is storage).
+APMC raises no SMI; what a handler does for an operating system is done here: F1h sets
+SCI_EN, F0h clears it (ACPI 6.5, 4.8.2.5; the numbers are those of the FADT in
+`mmiod.device.acpi`, and QEMU's).  No power button, RTC alarm or sleep states other than
+soft off, no general purpose events (what is not modelled reads ones), no SMBus.
 
 A hostile guest makes nothing grow; one timer is armed while TMROF_EN is set.  It may
 put the PM I/O space over other BARs' ports: what the machine file placed wins.
@@ -59,6 +60,8 @@ class Pmregmisc(enum.IntFlag):
 
 SCI_EN: Final = 1 << 0
 SUS_EN: Final = 1 << 13
+ACPI_ENABLE, ACPI_DISABLE = 0xF1, 0xF0
+"""Commands in APMC."""
 
 
 @frozen
@@ -78,13 +81,13 @@ class PmState:
 class Piix4Pm(PciFunction):
     """82371AB, function 3."""
 
-    identity = Identity(0x8086, 0x7113, 0x068000, revision=3)
+    identity = Identity(0x8086, 0x7113, 0x068000, revision=3, subsystem_vendor=0x1AF4, subsystem=0x1100)
     interrupt_pin_number = 1
     config: PmConfig
     state: PmState
 
     config_space = PciFunction.config_space
-    pm_io = Region(64, implemented=(1, 4))
+    pm_io = Region(64, implemented=(1, 4), hole=0xFF)
     apm = Region(2, implemented=(1, 1))
     sci = IrqOutput()
     overflow = Timer()
@@ -99,15 +102,6 @@ class Piix4Pm(PciFunction):
     )
     devactb = Register(0x58, size=4, reset=1 << 25, fields={"APMC_EN": Field(25)}, region=config_space)
     pmregmisc = Register(0x80, mask=int(Pmregmisc.PMIOSE), fields=Pmregmisc, region=config_space)
-    smbba = Register(
-        0x90,
-        size=4,
-        access="reserved",
-        reset=1,
-        fields={"RTE": Field(0, access="r"), "BASE": Field(4, 12, access="rw")},
-        region=config_space,
-    )
-    smbhstcfg = Register(0xD2, region=config_space)
 
     pmsts = Register(0x00, size=2, access="w1c", fields=Pmsts, mask=int(Pmsts.TMROF_STS), region=pm_io)
     pmen = Register(0x02, size=2, fields=Pmen, mask=0x0521, region=pm_io)
@@ -178,6 +172,12 @@ class Piix4Pm(PciFunction):
         self._update()
         if value & SUS_EN:
             self._suspend(self.pmcntrl >> 10 & 7)
+
+    @apmc.on_write
+    def _smi_command_written(self, value: int) -> None:
+        if value in {ACPI_ENABLE, ACPI_DISABLE}:
+            self.pmcntrl = self.pmcntrl & ~SCI_EN | (value == ACPI_ENABLE)
+            self._update()
 
     def _suspend(self, kind: int) -> None:
         self.context.notify("sleep_state_requested", sus_typ=kind)

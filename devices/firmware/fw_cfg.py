@@ -4,11 +4,12 @@ Specification: QEMU docs/specs/fw_cfg.rst; keys from QEMU include/standard-heade
 
 Modelled: the selector, the byte-wide data port, DMA (read, skip, select); the signature,
 the ID, RAM size, numbers of CPUs and the file directory, sorted by name; `etc/e820` is
-made from guest memory, so that firmware finds the RAM that the hypervisor mapped.
+made from guest memory, so that firmware finds the RAM that the hypervisor mapped; with
+`acpi` the files of the table loader (see `mmiod.device.acpi`).
 Not modelled: keys that SeaBIOS does without (UUID, boot device, kernel, the x86 keys from
-8000h on: they read 0 as all unknown ones); writes: no item allows them, a DMA write gets
+8000h on but two: they read 0 as all unknown ones); writes: no item allows them, a DMA write gets
 the error bit (and skips, as in QEMU) and a write of the data port does nothing; the
-16-bit form of the data port; the error bit for DMA to what is not RAM.
+16-bit form of the data port.
 
 A hostile guest makes nothing grow.  A transfer moves at most 16 MiB (more gets the error
 bit), so that the time in the hook is bounded whatever length the guest wrote.
@@ -27,6 +28,8 @@ from typing import Final
 from attrs import define, field, frozen, validators
 
 from mmiod.device import Context, Device, Region, Register
+from mmiod.device.acpi import CPUS_MAX, ECAM_LENGTH, Platform, files as acpi_files
+from mmiod.values import Space
 
 API: Final = 1
 
@@ -37,6 +40,10 @@ NB_CPUS: Final = 0x05
 BOOT_MENU: Final = 0x0E
 MAX_CPUS: Final = 0x0F
 FILE_DIR: Final = 0x19
+IRQ0_OVERRIDE: Final = 0x8002
+"""1: the PIT is at input 2 of the I/O APIC, where there is one."""
+HPET: Final = 0x8004
+NO_HPET: Final = 0xFF
 WRITE_CHANNEL: Final = 0x4000
 """A bit of the key that says "to write"; it selects the same item."""
 FILE_FIRST: Final = 0x20
@@ -53,6 +60,7 @@ ENTRY: Final = struct.Struct(">IHxx56s")
 
 FOUR_GIB: Final = 1 << 32
 E820_RAM: Final = 1
+E820_RESERVED: Final = 2
 
 
 class Feature(enum.IntFlag):
@@ -117,12 +125,21 @@ def _read(path: Path) -> bytes:
 
 @frozen
 class FwCfgConfig:
-    """The machine's CPUs and files; without `e820` firmware asks CMOS for the RAM's size."""
+    """The machine's CPUs and files; without `e820` firmware asks CMOS for the RAM's size.
+
+    With `acpi`, the rest of the machine as ACPI tables tell it.
+    """
 
     cpus: int = field(default=1, validator=validators.and_(validators.ge(1), validators.lt(1 << 16)))
     boot_menu: bool = False
     e820: bool = True
+    acpi: Platform | None = field(default=None)
     files: Mapping[str, File] = field(factory=dict)
+
+    @acpi.validator
+    def _check_acpi(self, _: object, acpi: Platform | None) -> None:
+        if acpi is not None and self.cpus > CPUS_MAX:
+            raise ValueError(f"{self.cpus} CPUs; ACPI tables have room for {CPUS_MAX}")
 
     @files.validator
     def _check_files(self, _: object, files: Mapping[str, File]) -> None:
@@ -152,6 +169,8 @@ class FwCfg(Device):
 
     selector = Register(0, size=2, access="w", whole=True, region=control)
     data = Register(1, access="r", region=control)
+    data_low = Register(0, access="r", region=control)
+    """QEMU answers bytes at both ports (hw/nvram/fw_cfg.c, `fw_cfg_comb_read`)."""
     # Big-endian, so the low half is the second; writing it starts the transfer.
     dma_address_high = Register(0, size=4, access="w", whole=True, region=dma)
     dma_address_low = Register(4, size=4, access="w", whole=True, region=dma)
@@ -165,6 +184,11 @@ class FwCfg(Device):
     def on_reset(self) -> None:
         """Memory may have changed."""
         self._items = {}
+
+    def announced(self) -> Mapping[str, tuple[Space, int]]:
+        """Where the ACPI tables say that devices are."""
+        places = self.config.acpi.announced() if self.config.acpi else {}
+        return {f"acpi.{name}": place for name, place in places.items()}
 
     # --- selector and data port ------------------------------------------------------
 
@@ -181,6 +205,9 @@ class FwCfg(Device):
     def _advance(self) -> None:
         self._skip(1)
 
+    data_low.value(_next)
+    data_low.on_read(_advance)
+
     def _skip(self, length: int) -> None:
         self.state.position = min(self.state.position + length, len(self._item()))
 
@@ -190,6 +217,8 @@ class FwCfg(Device):
     def _transfer(self, low: int) -> None:
         high, self.dma_address_high = self.dma_address_high, 0
         gpa = int.from_bytes(high.to_bytes(4, "little") + low.to_bytes(4, "little"), "big")
+        if not self.memory.holds(gpa, DESCRIPTOR.size):
+            return
         control, length, target = DESCRIPTOR.unpack(self.memory.read(gpa, DESCRIPTOR.size))
         if control & Dma.SELECT:
             self._select(control >> 16)
@@ -206,8 +235,11 @@ class FwCfg(Device):
             position = self.state.position
             part = self._item()[position : position + length]
             self.memory.write(target, part.ljust(length, b"\0"))
+            failed = not self.memory.holds(target, length)
+        else:
+            failed = bool(control & Dma.WRITE and length)
         self._skip(length)
-        return bool(control & Dma.WRITE and not control & Dma.READ and length)
+        return failed
 
     # --- items -----------------------------------------------------------------------
 
@@ -223,6 +255,8 @@ class FwCfg(Device):
         yield RAM_SIZE, (self.memory.below_4g + self.memory.above_4g).to_bytes(8, "little")
         yield NB_CPUS, self.config.cpus.to_bytes(2, "little")
         yield MAX_CPUS, self.config.cpus.to_bytes(2, "little")
+        yield IRQ0_OVERRIDE, (1).to_bytes(4, "little")
+        yield HPET, bytes((NO_HPET,))
         yield BOOT_MENU, int(self.config.boot_menu).to_bytes(2, "little")
 
     def _files(self) -> Iterator[tuple[int, bytes]]:
@@ -230,6 +264,8 @@ class FwCfg(Device):
         files = {name: file.data for name, file in self.config.files.items()}
         if self.config.e820:
             files = {"etc/e820": self._e820()} | files
+        if self.config.acpi:
+            files = acpi_files(self.config.acpi, self.config.cpus, self.memory.below_4g) | files
         directory = len(files).to_bytes(4, "big")
         for key, name in enumerate(sorted(files), FILE_FIRST):
             directory += ENTRY.pack(len(files[name]), key, name.encode())
@@ -237,6 +273,11 @@ class FwCfg(Device):
         yield FILE_DIR, directory
 
     def _e820(self) -> bytes:
-        """RAM as e820 entries: u64 address, u64 length, u32 type, little-endian."""
-        ram = ((0, self.memory.below_4g), (FOUR_GIB, self.memory.above_4g))
-        return b"".join(struct.pack("<QQI", gpa, length, E820_RAM) for gpa, length in ram if length)
+        """RAM, and what is reserved, as e820 entries: u64 address, u64 length, u32 type."""
+        ranges = [
+            (0, self.memory.below_4g, E820_RAM),
+            (FOUR_GIB, self.memory.above_4g, E820_RAM),
+        ]
+        if self.config.acpi and self.config.acpi.ecam is not None:
+            ranges.append((self.config.acpi.ecam, ECAM_LENGTH, E820_RESERVED))
+        return b"".join(struct.pack("<QQI", *found) for found in ranges if found[1])

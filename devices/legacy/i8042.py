@@ -22,15 +22,16 @@ Status = enum.IntFlag("Status", "OBF IBF SYS CD UNLOCKED AUX TIMEOUT PARITY")
 CommandByte = enum.IntFlag("CommandByte", "KEYBOARD_IRQ AUX_IRQ SYS D3 KEYBOARD_OFF AUX_OFF TRANSLATE")
 """What commands 20h and 60h reach."""
 OutputPort = enum.IntFlag("OutputPort", "NOT_RESET A20 D2 D3 KEYBOARD_IRQ AUX_IRQ")
-"""What commands D0h and D1h reach; the interrupt bits follow the output buffer."""
+"""What commands D0h and D1h reach; the interrupt bits tell when the output buffer changes."""
 SELF_TEST_PASSED: Final = 0x55
 INTERFACE_PASSED: Final = 0x00
 RESEND: Final = 0xFE
 """The controller's answer for a device that does not clock a byte in ("Transmit time-out")."""
 UNLOCKED: Final = 0x80
 """Input port: the keyboard is not locked."""
-LINES: Final = 0xCC
-"""Output port: clock and data lines idle, bits 2 and 3 unused."""
+IDLE: Final = 0xCC | OutputPort.NOT_RESET | OutputPort.A20
+"""Output port: clock and data lines of keyboard and mouse are idle."""
+INTERRUPTS: Final = int(OutputPort.KEYBOARD_IRQ | OutputPort.AUX_IRQ)
 
 
 SWITCHES: Final = {
@@ -40,7 +41,7 @@ SWITCHES: Final = {
     0xAE: (CommandByte.KEYBOARD_OFF, 0),
 }
 """Commands that change the command byte: (bits cleared, bits set)."""
-A20_SWITCHES: Final = {0xDD: False, 0xDF: True}
+A20_SWITCHES: Final = {0xDD: 0, 0xDF: OutputPort.A20}
 """Commands that chipsets added for speed."""
 
 
@@ -56,7 +57,10 @@ class KeyboardState:
     awaiting: int = 0
     """The command that takes the next write of port 60h."""
     commanded: bool = True
-    a20: bool = True
+    latch: int = IDLE
+    """The output port."""
+    system: bool = False
+    """SYS of the status register: a passed self-test sets it, a new command byte decides it."""
 
 
 class I8042(Device):
@@ -86,22 +90,23 @@ class I8042(Device):
     # --- output buffer
 
     def _answer(self, value: int, source: int = 0) -> None:
-        self.state.output, self.state.source = value, Status.OBF | source
+        self.state.output = value
+        if not self.state.source:  # else it takes the place of an unread one
+            self._show(Status.OBF | source)
+
+    def _show(self, source: int) -> None:
+        full = INTERRUPTS if source & Status.AUX else OutputPort.KEYBOARD_IRQ if source else 0
+        self.state.source, self.state.latch = source, self.state.latch & ~INTERRUPTS | full
         self._drive()
 
     def _drive(self) -> None:
-        port = self._output_port()
-        self.keyboard_irq.set_level(bool(port & OutputPort.KEYBOARD_IRQ))
-        self.aux_irq.set_level(bool(port & OutputPort.AUX_IRQ))
+        source, enabled = self.state.source, self.state.command_byte
+        aux = bool(source & Status.AUX)
+        self.keyboard_irq.set_level(bool(source and not aux and enabled & CommandByte.KEYBOARD_IRQ))
+        self.aux_irq.set_level(bool(aux and enabled & CommandByte.AUX_IRQ))
 
     def _output_port(self) -> int:
-        enabled, source = self.state.command_byte, self.state.source
-        line = 0
-        if source & Status.AUX:
-            line = OutputPort.AUX_IRQ if enabled & CommandByte.AUX_IRQ else 0
-        elif source & Status.OBF:
-            line = OutputPort.KEYBOARD_IRQ if enabled & CommandByte.KEYBOARD_IRQ else 0
-        return LINES | OutputPort.NOT_RESET | (OutputPort.A20 if self.state.a20 else 0) | line
+        return self.state.latch
 
     @data.value
     def _output(self) -> int:
@@ -109,12 +114,12 @@ class I8042(Device):
 
     @data.on_read
     def _output_was_read(self) -> None:
-        self.state.source = 0
-        self._drive()
+        if self.state.source:
+            self._show(0)
 
     @status.value
     def _status(self) -> int:
-        system = Status.SYS if self.state.command_byte & CommandByte.SYS else 0
+        system = Status.SYS if self.state.system else 0
         commanded = Status.CD if self.state.commanded else 0
         return self.state.source | system | commanded | Status.UNLOCKED
 
@@ -129,9 +134,9 @@ class I8042(Device):
             self._answer(self._answers[value](self))
         elif value in SWITCHES:
             cleared, risen = SWITCHES[value]
-            self._set_command_byte(self.state.command_byte & ~cleared | risen)
+            self._set_command_byte(self.state.command_byte & ~int(cleared) | risen)
         elif value in A20_SWITCHES:
-            self.state.a20 = A20_SWITCHES[value]
+            self.state.latch = self.state.latch & ~int(OutputPort.A20) | A20_SWITCHES[value]
         elif value & 0xF1 == 0xF0:
             self.context.request(Request.RESET)
 
@@ -145,10 +150,11 @@ class I8042(Device):
 
     def _set_command_byte(self, value: int) -> None:
         self.state.command_byte = value
+        self.state.system = bool(value & CommandByte.SYS)
         self._drive()
 
     def _self_test(self) -> int:
-        self.state.command_byte |= CommandByte.SYS
+        self.state.system = True
         return SELF_TEST_PASSED
 
     def _interface_test(self) -> int:
@@ -158,7 +164,7 @@ class I8042(Device):
         return UNLOCKED
 
     def _set_output_port(self, value: int) -> None:
-        self.state.a20 = bool(value & OutputPort.A20)
+        self.state.latch = value
         if not value & OutputPort.NOT_RESET:
             self.context.request(Request.RESET)
 
@@ -166,11 +172,11 @@ class I8042(Device):
         self._answer(value, Status.AUX)
 
     def _to_keyboard(self, _value: int) -> None:
-        self.state.command_byte &= ~CommandByte.KEYBOARD_OFF  # sending enables the interface
+        self.state.command_byte &= ~int(CommandByte.KEYBOARD_OFF)  # sending enables the interface
         self._answer(RESEND, Status.TIMEOUT)
 
     def _to_aux(self, _value: int) -> None:
-        self.state.command_byte &= ~CommandByte.AUX_OFF
+        self.state.command_byte &= ~int(CommandByte.AUX_OFF)
         self._answer(RESEND, Status.AUX | Status.TIMEOUT)
 
     _answers: ClassVar = {

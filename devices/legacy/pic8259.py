@@ -119,8 +119,8 @@ class Chip:
         """Special mask mode, poll, and what A0 = 0 reads."""
         if value & OCW3.ESMM:
             self.special_mask = bool(value & OCW3.SMM)
-        self.polled = bool(value & OCW3.P)
-        if value & OCW3.RR and not self.polled:
+        self.polled |= bool(value & OCW3.P)  # until the read; "overrides" RR for that read alone
+        if value & OCW3.RR:
             self.reads_isr = bool(value & OCW3.RIS)
 
 
@@ -136,6 +136,8 @@ class PicState:
 
     master: Chip = field(factory=lambda: Chip(master=True))
     slave: Chip = field(factory=Chip)
+    cascade: bool = False
+    """The slave's INT, which the master sees as an edge."""
 
 
 class Pic8259(Device):
@@ -173,21 +175,22 @@ class Pic8259(Device):
 
     @ir.on_change
     def _input_changed(self, line: int, level: bool) -> None:
+        if line != CASCADE:
+            self._sense(line, level)
+            self._drive()
+
+    def _sense(self, line: int, level: bool) -> None:
         chip, bit = self._chip(line), 1 << (line & 7)
         chip.edges = chip.edges | bit if level else chip.edges & ~bit
-        self._drive()
 
     def _chip(self, line: int) -> Chip:
         return self.state.slave if line & 8 else self.state.master
 
     def _irr(self, chip: Chip) -> int:
-        """Level-triggered inputs that are high, edges, and the slave's INT on the master."""
+        """Level-triggered inputs that are high, and edges."""
         levels = sum(level << line for line, level in enumerate(self.ir))
-        if not chip.master:
-            return chip.edges | levels >> 8 & self.elcr2
-        slave = self.state.slave
-        cascade = slave.highest(self._irr(slave)) is not None
-        return (chip.edges & ~(1 << CASCADE)) | levels & self.elcr1 | cascade << CASCADE
+        levels = levels & self.elcr1 if chip.master else levels >> 8 & self.elcr2
+        return chip.edges | levels
 
     @intr.on_acknowledge
     def _acknowledged(self) -> int:
@@ -202,10 +205,22 @@ class Pic8259(Device):
         if level is None:
             return chip.base + SPURIOUS, SPURIOUS
         chip.take(level)
+        if not chip.master:
+            self._lower_cascade()
         return chip.base + level, level
 
+    def _lower_cascade(self) -> None:
+        """The slave's INT goes low where it is acknowledged, so that what is left is an edge again."""
+        if self.state.cascade:
+            self.state.cascade = False
+            self._sense(CASCADE, level=False)
+
     def _drive(self) -> None:
-        master = self.state.master
+        master, slave = self.state.master, self.state.slave
+        cascade = slave.highest(self._irr(slave)) is not None
+        if cascade != self.state.cascade:
+            self.state.cascade = cascade
+            self._sense(CASCADE, cascade)
         self.intr.set_level(master.highest(self._irr(master)) is not None)
 
     # --- ports
@@ -214,6 +229,7 @@ class Pic8259(Device):
         """A write with A0 = 0; gives the chip that is there afterwards."""
         if value & OCW2.D4:
             chip = initialized(value, master=chip.master)
+            self._lower_cascade()
         elif value & OCW2.D3:
             chip.ocw3(value)
         else:
@@ -225,6 +241,8 @@ class Pic8259(Device):
         if not chip.polled:
             return None
         word = chip.poll(self._irr(chip))
+        if not chip.master:
+            self._lower_cascade()
         self._drive()
         return word
 

@@ -101,9 +101,13 @@ class Counter:
     """What replaces `load` at its `start`."""
     untriggered: bool = False
     """A count was written that the gate has not started yet (modes 1 and 5)."""
+    shown: int = 0
+    """What a read gives while no count is loaded."""
     low_byte: int | None = None
     reads_high: bool = False
     latched_count: int | None = None
+    latched_high: bool = False
+    """The latch's low byte was read."""
     latched_status: int | None = None
 
     @property
@@ -161,9 +165,14 @@ class Counter:
     def element(self, tick: int) -> int:
         """The counting element as a guest reads it."""
         load = self.active(tick)
-        if load is None:
-            return 0
-        value = self._remaining(load.count, self.elapsed(load, tick)) % self.modulus
+        return (
+            self.shown
+            if load is None
+            else self._read_out(self._remaining(load.count, self.elapsed(load, tick)))
+        )
+
+    def _read_out(self, count: int) -> int:
+        value = count % self.modulus
         return int(str(value), 16) if BCD.of(self.control) else value
 
     def _remaining(self, count: int, elapsed: int) -> int:
@@ -187,8 +196,8 @@ class Counter:
         access = RW.of(self.control)
         if access == WORD and self.low_byte is None:
             self.low_byte = value
-            if self.number == 0:
-                self.load = None  # mode 0: the first byte stops the count and OUT goes low
+            if self.number == 0:  # the first byte stops the count and OUT goes low
+                self.shown, self.load = self.element(tick), None
             return
         word = value << 8 if access == 2 else value
         if access == WORD:
@@ -201,7 +210,7 @@ class Counter:
         least = 2 if self.mode.periodic else 1  # 1 is illegal there
         self.count = max(word or self.modulus, least)
         if self.mode.triggered:
-            self.untriggered = True
+            self.shown, self.untriggered = self._read_out(self.count), True
             return
         load = self._settle(tick)
         if load is not None and self.mode.periodic and self.gate:
@@ -245,7 +254,7 @@ class Counter:
     def latch_count(self, tick: int) -> None:
         """Hold the count until it is read; a second latch does nothing."""
         if self.latched_count is None:
-            self.latched_count = self.element(tick)
+            self.latched_count, self.latched_high = self.element(tick), False
 
     def latch_status(self, tick: int) -> None:
         """Hold the status until it is read."""
@@ -262,23 +271,32 @@ class Counter:
     @property
     def _high(self) -> bool:
         access = RW.of(self.control)
-        return self.reads_high if access == WORD else access == 2
+        if access != WORD:
+            return access == 2
+        return self.reads_high if self.latched_count is None else self.latched_high
 
     def advance(self) -> None:
         """A byte was read."""
         if self.latched_status is not None:
             self.latched_status = None
-            return
-        if self._high or RW.of(self.control) != WORD:
+        elif self.latched_count is None:
+            self.reads_high = not self.reads_high
+        elif self._high or RW.of(self.control) != WORD:
             self.latched_count = None
-        self.reads_high = not self.reads_high
+        else:
+            self.latched_high = True
+
+
+def _undefined(*, gate: bool = True) -> Counter:
+    """A counter that was never programmed: the datasheet leaves its mode open; OUT is high."""
+    return Counter(control=SQUARE << 1, gate=gate)
 
 
 @define
 class PitState:
     """What the ports hide."""
 
-    counters: list[Counter] = field(factory=lambda: [Counter(), Counter(), Counter(gate=False)])
+    counters: list[Counter] = field(factory=lambda: [_undefined(), _undefined(), _undefined(gate=False)])
     speaker: bool = False
 
 
@@ -290,7 +308,8 @@ class Pit8254(Device):
 
     Not modelled: sound, refresh by counter 1 (REFRESH toggles each 18 CLKs whatever it
     does), parity and IOCHK# (port 61h bits 2, 3, 6, 7 read 0), counting before the first
-    count is written (the chip's state out of reset is undefined; here it stands, OUT low).
+    count is written (undefined; here it stands and shows the count that was there before,
+    OUT is as the mode's control word puts it, and high out of reset).
     A count of 1, illegal in modes 2 and 3, is 2.
 
     Threat: nothing grows.  Mode 2 with a count of 2 asks for 1.2 million changes a second;
@@ -308,6 +327,10 @@ class Pit8254(Device):
     counter2 = Register(2, region=counters)
     control = Register(3, access="w", region=counters, fields=CONTROL)
     nmi_status = Register(0, region=port61, fields=NMI_STATUS)
+
+    def on_reset(self) -> None:
+        """OUT0 is high."""
+        self._drive()
 
     @property
     def tick(self) -> int:
@@ -338,7 +361,8 @@ class Pit8254(Device):
         elif RW.of(value) == LATCH:
             counters[number].latch_count(self.tick)
         else:
-            counters[number] = Counter(control=value & 0x3F, gate=counters[number].gate)
+            old = counters[number]
+            counters[number] = Counter(value & 0x3F, old.gate, shown=old.element(self.tick))
             self._drive()
 
     def _read_back(self, value: int) -> None:

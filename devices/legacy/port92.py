@@ -16,7 +16,7 @@ class Port92(Device):
 
     INIT_NOW acts at each write of 1 and reads 0: the reset that it asks for clears it.
     Not modelled: the masking of address line 20 (memory is the hypervisor's, and always
-    whole), the password lock, watchdog status and disk lights.
+    whole), the password lock, watchdog status and disk lights (all of them are storage).
 
     Threat: nothing grows; resets are the guest's right.
     """
@@ -24,8 +24,7 @@ class Port92(Device):
     length = 1
     control = Register(
         0,
-        access="reserved",
-        fields={"INIT_NOW": Field(0, access="pulse"), "ALT_A20_GATE": Field(1, access="rw")},
+        fields={"INIT_NOW": Field(0, access="pulse"), "ALT_A20_GATE": Field(1)},
     )
 
     @control.on_write

@@ -25,6 +25,8 @@ UPDATE_NS: Final = 244_000
 HALF_S: Final = NS_PER_S // 2
 CRYSTAL_HZ: Final = 32_768
 CENTURY: Final = 0x32
+PS2_CENTURY: Final = 0x37
+"""Where a PS/2 has the century: the same byte."""
 SECONDS_ALARM, MINUTES_ALARM, HOURS, HOURS_ALARM = 1, 3, 4, 5
 PM: Final = 0x80
 """Bit of the hour on a 12-hour clock."""
@@ -35,7 +37,8 @@ ANY: Final = 0xC0
 
 DEVICES: Final = {"a": 1, "c": 2, "d": 3, "n": 4}
 """Boot devices as SeaBIOS numbers them: floppy, disk, CD, network."""
-FPU: Final = 0x02
+EQUIPMENT: Final = 0x06
+"""A floating point unit, and an interface for a pointing device."""
 
 RS = Field(0, 4)
 DV = Field(4, 3)
@@ -94,7 +97,7 @@ class Rtc146818(Device):
     and boot order (38h, 3Dh) at the first.
 
     Not modelled: daylight saving (DSE is kept), the square wave, time bases other than
-    32.768 kHz, a day of week of its own (it follows the date), the century at 37h, NMI
+    32.768 kHz, a day of week of its own (it follows the date), NMI
     (bit 7 of port 70h is kept).  Dates follow the Gregorian calendar with the century at 32h.
 
     Threat: nothing grows.  The periodic interrupt comes 8192 times a second at most, and
@@ -127,7 +130,7 @@ class Rtc146818(Device):
     def _first_content(self) -> bytearray:
         ram = bytearray(128)
         ram[0x0A:0x0C] = bytes((0x26, B.HOURS_24))
-        ram[0x14] = FPU
+        ram[0x14] = EQUIPMENT
         order = sum(DEVICES[name] << 4 * place for place, name in enumerate(self.config.boot))
         ram[0x3D], ram[0x38] = order & 0xFF, order >> 4 & 0xF0
         return ram
@@ -147,7 +150,8 @@ class Rtc146818(Device):
     @property
     def cell(self) -> int:
         """The address that port 71h reaches."""
-        return self.index & 0x7F
+        address = self.index & 0x7F
+        return CENTURY if address == PS2_CENTURY else address
 
     @property
     def held(self) -> bool:

@@ -18,7 +18,7 @@ API = 1
 CLOCK_HZ: Final = 1_843_200
 FIFO_DEPTH: Final = 16
 TRIGGERS: Final = (1, 4, 8, 14)
-QUEUE_LIMIT: Final = 65_536
+QUEUE_LIMIT: Final = 4096
 """Bytes from the backend that may wait for room in the receiver."""
 
 
@@ -63,6 +63,8 @@ class UartState:
     """Received characters, oldest first; one at most while FIFOs are off."""
     waiting: bytearray = field(factory=bytearray)
     """Bytes from the backend for which the receiver has no room yet."""
+    character: int = 0
+    """RBR without FIFOs: it keeps what was read."""
     overrun: bool = False
     thre_seen: bool = False
     """IIR told of the empty THR; it is not told again before the next reason."""
@@ -84,8 +86,9 @@ class Uart16550(Device):
     stay 0 and LCR's BREAK and parity change no data), words shorter than 8 bits, DMA mode
     pins, writes to LSR and MSR (factory test).  CTS, DSR and DCD are always on.
 
-    Threat: `fifo` holds 16 bytes, `waiting` `QUEUE_LIMIT`; what exceeds it is dropped as an
-    overrun.  Output is the guest's rate of writes, and the backend's to bound.
+    Threat: `fifo` holds 16 bytes, `waiting` `QUEUE_LIMIT`; the backend waits for room, and
+    what exceeds it nevertheless is dropped as an overrun.  Output is the guest's rate of
+    writes, and the backend's to bound.
     """
 
     ports = Region(8, implemented=(1, 1))
@@ -107,12 +110,20 @@ class Uart16550(Device):
     msr = Register(6, access="r", reset=CONNECTED, fields=MSR)
     scr = Register(7)
 
+    def on_reset(self) -> None:
+        """What waited is gone."""
+        self.serial.ready()
+
     # --- receiver
 
     @property
     def depth(self) -> int:
         """Characters that the receiver holds."""
         return FIFO_DEPTH if self.fcr & FCR.FIFO_ENABLE else 1
+
+    @serial.room
+    def _room(self) -> int:
+        return QUEUE_LIMIT - len(self.state.waiting)
 
     @serial.on_receive
     def _arrived(self, data: bytes) -> None:
@@ -122,8 +133,11 @@ class Uart16550(Device):
         self._take_waiting()
 
     def _take_waiting(self) -> None:
+        waited = bool(self.state.waiting)
         while self.state.waiting and len(self.state.fifo) < self.depth and not self.mcr & MCR.LOOP:
             self._shift_in(self.state.waiting.pop(0))
+        if waited and not self.state.waiting:
+            self.serial.ready()
         self._drive()
 
     def _shift_in(self, character: int) -> None:
@@ -131,6 +145,7 @@ class Uart16550(Device):
         self.state.overrun |= len(fifo) == self.depth
         if self.depth == 1:
             fifo[:] = (character,)  # 8.3: the new character destroys the one in RBR
+            self.state.character = character
         elif len(fifo) < self.depth:
             fifo.append(character)
         self._listen()
@@ -145,6 +160,8 @@ class Uart16550(Device):
 
     @rbr.value
     def _oldest(self) -> int:
+        if self.depth == 1:
+            return self.state.character
         return self.state.fifo[0] if self.state.fifo else 0
 
     @rbr.on_read
@@ -170,10 +187,9 @@ class Uart16550(Device):
 
     @fcr.on_write
     def _fifos_controlled(self, value: int) -> None:
-        # 8.4: the other bits count only with bit 0, whose change resets both FIFOs.
-        value = value if value & FCR.FIFO_ENABLE else 0
+        # 8.4: the other settings count only with bit 0, whose change resets both FIFOs.
         resets = RESETS if (value ^ self.fcr) & FCR.FIFO_ENABLE else value
-        self.fcr = value & ~RESETS
+        self.fcr = value & ~RESETS if value & FCR.FIFO_ENABLE else 0
         if resets & FCR.RCVR_FIFO_RESET:
             self.state.fifo.clear()
             self.silence.cancel()

@@ -41,7 +41,7 @@ def _pirqrc(offset: int) -> Register:
 class Piix3(PciFunction):
     """82371SB, function 0."""
 
-    identity = Identity(0x8086, 0x7000, 0x060100)
+    identity = Identity(0x8086, 0x7000, 0x060100, subsystem_vendor=0x1AF4, subsystem=0x1100)
     multifunction = True
 
     pirq = IrqInputs(4)

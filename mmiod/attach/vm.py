@@ -23,6 +23,7 @@ from attrs import define, evolve, field
 
 from mmiod.attach.connection import Connection
 from mmiod.attach.flights import Flights
+from mmiod.core.ports import Signal
 from mmiod.core.pump import Pump
 from mmiod.core.run import Platform
 from mmiod.device import Request
@@ -98,6 +99,8 @@ class VmAttachment:
     primary: Connection | None = None
     connections: set[Connection] = field(factory=set)
     log: FilteringBoundLogger = field(init=False)
+    _changed: Signal = field(factory=Signal)
+    """Whether inputs are taken."""
     _nursery: trio.Nursery | None = None
     _expiry: trio.CancelScope | None = None
     _listeners: list[socket.socket] = field(factory=list)
@@ -259,6 +262,7 @@ class VmAttachment:
         if not state.powered_on:
             state.powered_on = True
             self.machine.power_on(virtual=state.flights.virtual)
+            self._changed.set()
         return state
 
     def _on_map(self, connection: Connection, map_: Map, descriptors: list[int]) -> None:
@@ -326,6 +330,7 @@ class VmAttachment:
         state = self._powered()
         state.ledger.paused, state.pause_serial = False, None
         self.machine.clock.go()
+        self._changed.set()
         connection.send(replies.ack(resume.serial))
 
     def _on_query_claims(self, _connection: Connection, query: QueryClaims, _descriptors: list[int]) -> None:
@@ -423,7 +428,7 @@ class VmAttachment:
         for message in replies.claims(serial, claims):
             self.primary.send(message)
 
-    # --- inputs, time and the end -----------------------------------------------------------------------
+    # --- inputs, time and the end ---------------------------------------------------------------
 
     def _flush(self) -> None:
         """After anything happened: go on with what devices answered, acknowledge a PAUSE."""
@@ -431,15 +436,34 @@ class VmAttachment:
         if state is None:
             return
         state.flights.drain()
-        if state.pause_serial is not None and not any(state.flights.held_up()):
+        if state.pause_serial is not None and not self._under_way(state):
             self.machine.clock.stop()
             serial, state.pause_serial = state.pause_serial, None
             if self.primary is not None:
                 self.primary.send(replies.ack(serial))
 
-    def _fire(self) -> None:
-        self.machine.clock.fire_due()
+    def _under_way(self, state: SessionState) -> bool:
+        """Whether a device owes an answer, or is owed one by its backend."""
+        return any(state.flights.held_up()) or any(port.busy for port in self.machine.services.values())
+
+    async def inject(self, action: Callable[[], None]) -> None:
+        """Run an input of a device, and what follows from it; waits while the VM is off or paused."""
+        while not self._takes_inputs():
+            await self._changed.wait()
+        self.pump.work(partial(self._apply, action))
+
+    def _takes_inputs(self) -> bool:
+        state = self.session
+        if state is None or not state.powered_on:
+            return False
+        return not state.ledger.paused or state.pause_serial is not None
+
+    def _apply(self, action: Callable[[], object]) -> None:
+        action()
         self._flush()
+
+    def _fire(self) -> None:
+        self._apply(self.machine.clock.fire_due)
 
     async def _keep_time(self) -> None:
         """Fire timers of a clock that runs by itself."""

@@ -34,6 +34,20 @@ class Region:
 
 
 @frozen
+class Backend:
+    """Where a device's stream or service `name` leads; `where` is what can be connected to.
+
+    `lost` counts bytes that the device sent in vain; `failure` says why it is not open.
+    """
+
+    name: str
+    backend: str
+    where: str | None
+    lost: int
+    failure: str | None
+
+
+@frozen
 class Device:
     """A device; `state` is serving or quarantined, and then `reason` says why."""
 
@@ -46,6 +60,7 @@ class Device:
     regions: list[Region]
     outputs: dict[str, bool]
     inputs: dict[str, bool]
+    backends: list[Backend]
     reads: int
     writes: int
     errors: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mmiod.attach.flights import Flight, Flights
 from mmiod.control import messages
@@ -11,6 +11,7 @@ from mmiod.device import Register
 from mmiod.machine.address_map import Range
 from mmiod.machine.host import HookDeadlineExceeded, InlineHost
 from mmiod.machine.machine import Machine
+from mmiod.machine.ports import ServicePort, StreamPort
 from mmiod.values import DecodedExit, RawExit, Space
 
 
@@ -36,10 +37,22 @@ def device(machine: Machine, host: InlineHost) -> messages.Device:
         ],
         outputs={name: line.level for name, line in model.lines.items()},
         inputs=dict(model.inputs),
+        backends=[
+            messages.Backend(
+                name, port.status.backend, port.status.where or None, port.status.lost, port.status.failure
+            )
+            for (owner, name), port in _ports(machine)
+            if owner == host.name
+        ],
         reads=counters.reads,
         writes=counters.writes,
         errors=counters.refused + counters.faults,
     )
+
+
+def _ports(machine: Machine) -> Iterator[tuple[tuple[str, str], StreamPort | ServicePort]]:
+    yield from machine.backends.items()
+    yield from machine.services.items()
 
 
 def range_(machine: Machine, found: Range) -> messages.Range:

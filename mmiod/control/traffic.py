@@ -77,7 +77,7 @@ class Watch:
             region,
             offset,
             register or None,
-            self._fields(vm, device, register, offset, size, value),
+            self._fields(vm, device, register, region, offset, size, value),
             status,
             latency_ns,
             pc if pc >= 0 else None,
@@ -92,10 +92,19 @@ class Watch:
         return claim.region, address - claim.base
 
     def _fields(
-        self, vm: str, device: str, register: str, offset: int | None, size: int, value: int
+        self,
+        vm: str,
+        device: str,
+        register: str,
+        region: str | None,
+        offset: int | None,
+        size: int,
+        value: int,
     ) -> dict[str, int]:
         """The fields by the device's present declaration."""
-        if offset is None or not register:
+        if region is None or offset is None or not register:
             return {}
-        declared = self.daemon.machines[vm].hosts[device].device.declared.get(register)
+        model = self.daemon.machines[vm].hosts[device].device
+        declared = model.declared.get(register)
+        offset %= model.regions[region].stride or model.regions[region].length
         return decode(declared, offset, size, value) if declared is not None else {}

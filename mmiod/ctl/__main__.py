@@ -11,6 +11,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any, Final
 
+from mmiod.ctl.attach import NotAttachable, attach, locate
 from mmiod.ctl.client import Client, Ended, NotRunning, Refused
 from mmiod.ctl.commands import COMMANDS, Parameters, Show, of_device
 from mmiod.ctl.watch import show
@@ -21,8 +22,9 @@ REFUSED, GONE = 1, 3
 
 EPILOG: Final = """\
 exit codes:
-  0  done; a watch was ended by Ctrl-C, or by its reader
-  1  the daemon refused: no such VM, device or register, a filter that cannot be read
+  0  done; a watch was ended by Ctrl-C, or by its reader; attach by Ctrl-]
+  1  the daemon refused: no such VM, device or register, a filter that cannot be read;
+     nothing to attach to
   2  the command line is wrong
   3  no daemon: it does not run, may not be reached, or went away meanwhile
 """
@@ -57,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Refused as error:
         _complain(_explain(error))
         return REFUSED
+    except NotAttachable as error:
+        _complain(str(error))
+        return REFUSED
     except BrokenPipeError:
         return 0  # nobody reads on
 
@@ -82,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("filter", nargs="*", metavar="FILTER", help="which accesses; all if left out")
     watch.add_argument("--oldest", action="store_true", help="begin with the oldest access that is kept")
     watch.set_defaults(run=_watch)
+    text = "your terminal on a device's stream, whose backend is unix:PATH; Ctrl-] ends"
+    attached = commands.add_parser("attach", help=text, description=text)
+    _add_common(attached)
+    attached.add_argument("stream", metavar="DEVICE[.STREAM]", help="a device's name, or VM/NAME")
+    attached.set_defaults(run=_attach)
     return parser
 
 
@@ -121,6 +131,15 @@ def _watch(client: Client, options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 0
     raise Ended
+
+
+def _attach(client: Client, options: argparse.Namespace) -> int:
+    name, path = locate(client.call("ListDevices", vm=options.vm), options.stream)
+    client.close()
+    if attach(name, path):
+        return 0
+    _complain(f"{name} has ended: somebody else is attached, or the daemon has gone")
+    return GONE
 
 
 def _explain(refused: Refused) -> str:

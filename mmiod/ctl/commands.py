@@ -29,7 +29,7 @@ def of_device(options: argparse.Namespace) -> dict[str, str | None]:
 
 
 def show_devices(answer: Object) -> Iterator[str]:
-    """One line per device, and why some do not serve."""
+    """One line per device, one per backend, and why some do not serve."""
     yield table(
         ("VM", "DEVICE", "PLUGIN", "GEN", "STATE", "WHERE", "LINES HIGH", "READS", "WRITES", "ERRORS"),
         (
@@ -49,6 +49,22 @@ def show_devices(answer: Object) -> Iterator[str]:
         ),
         right=frozenset({"GEN", "READS", "WRITES", "ERRORS"}),
     )
+    backends = [(found, backend) for found in answer["devices"] for backend in found["backends"]]
+    if backends:
+        yield table(
+            ("STREAM", "BACKEND", "WHERE", "LOST", "FAILURE"),
+            (
+                (
+                    f"{found['vm']}/{found['name']}.{backend['name']}",
+                    backend["backend"],
+                    backend["where"] or "-",
+                    str(backend["lost"]),
+                    backend["failure"] or "-",
+                )
+                for found, backend in backends
+            ),
+            frozenset({"LOST"}),
+        )
     for found in answer["devices"]:
         if found["reason"] is not None:
             yield f"{found['vm']}/{found['name']} is out of service: {found['reason']}"

@@ -1,14 +1,18 @@
 """The SDK: the only package, with `mmiod.values`, that a device model imports."""
 
+from mmiod.device.buffers import Buffer as Buffer
 from mmiod.device.declarations import (
     Alarm as Alarm,
     Channel as Channel,
+    Client as Client,
+    Effect as Effect,
     IrqInput as IrqInput,
     IrqInputs as IrqInputs,
     IrqOutput as IrqOutput,
     IrqOutputs as IrqOutputs,
     Line as Line,
     Region as Region,
+    Requests as Requests,
     Stream as Stream,
     Timer as Timer,
 )

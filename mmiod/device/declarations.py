@@ -6,12 +6,14 @@ Each is a class attribute; on an instance it gives the live object:
     irq = IrqOutput()           self.irq            -> Line: set_level, pulse, level
     ir = IrqInputs(8)           self.ir[3]          -> bool
     tick = Timer()              self.tick           -> Alarm: set, cancel, deadline_ns
-    serial = Stream()           self.serial         -> Channel: send
+    serial = Stream()           self.serial         -> Channel: send, ready
+    tpm = Requests({...})       self.tpm            -> Client: send, cancel
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from attrs import define, field
@@ -29,6 +31,9 @@ LevelHook = TypeVar("LevelHook", bound=Callable[[Any, bool], None])
 LineHook = TypeVar("LineHook", bound=Callable[[Any, int, bool], None])
 AcknowledgeHook = TypeVar("AcknowledgeHook", bound=Callable[[Any], int])
 ReceiveHook = TypeVar("ReceiveHook", bound=Callable[[Any, bytes], None])
+RoomHook = TypeVar("RoomHook", bound=Callable[[Any], int])
+ReplyHook = TypeVar("ReplyHook", bound=Callable[[Any, int, bytes], None])
+FailureHook = TypeVar("FailureHook", bound=Callable[[Any, int, str], None])
 
 
 @define(eq=False)
@@ -39,7 +44,8 @@ class Region:
     guest does outside of them is split (larger) or reads ones (smaller, unaligned).
     `implemented` are the sizes that hooks see: the bus widens and splits accordingly.
     Both follow QEMU's memory core (docs/devel/memory.rst, "MMIO Operations").  `hole`
-    is what each byte reads where no register is.
+    is what each byte reads where no register is.  With a `stride` the registers are there
+    again every so many bytes; a hook finds in `self.copy` which of them is meant.
     """
 
     length: int
@@ -47,6 +53,7 @@ class Region:
     implemented: tuple[int, int] = field(default=(1, 8), kw_only=True)
     unaligned: bool = field(default=False, kw_only=True)
     hole: int = field(default=0, kw_only=True)
+    stride: int = field(default=0, kw_only=True)
     name: str = field(default="", init=False)
     reader: str | None = field(default=None, init=False)
     writer: str | None = field(default=None, init=False)
@@ -286,17 +293,30 @@ class Channel:
         """Hand bytes to the backend; never waits."""
         self.context.send(self.name, data)
 
+    def ready(self) -> None:
+        """Tell the backend that `room` may have grown; never waits."""
+        self.context.ready(self.name)
+
 
 @define(eq=False)
 class Stream:
-    """Declares a byte stream to a backend that the machine file names (a file, the log, ...)."""
+    """Declares a byte stream to a backend that the machine file names (a file, a socket, ...)."""
 
     name: str = field(default="", init=False)
     receive: str | None = field(default=None, init=False)
+    capacity: str | None = field(default=None, init=False)
 
     def on_receive(self, hook: ReceiveHook) -> ReceiveHook:
         """Decorate `hook(self, data)`: bytes came from the backend."""
         self.receive = hook.__name__
+        return hook
+
+    def room(self, hook: RoomHook) -> RoomHook:
+        """Decorate the pure `hook(self) -> int`: how many bytes the device takes now.
+
+        The backend keeps the rest until the device calls `ready`.
+        """
+        self.capacity = hook.__name__
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
@@ -311,4 +331,71 @@ class Stream:
         return self if instance is None else instance.channels[self.name]
 
 
-Declaration = Region | IrqOutput | IrqOutputs | IrqInput | IrqInputs | Timer | Stream
+class Effect(enum.Enum):
+    """What becomes of a request that was under way when its backend died."""
+
+    IDEMPOTENT = "idempotent"
+    """It is done again."""
+    QUERYABLE = "queryable"
+    """The backend is asked what became of it."""
+    AT_MOST_ONCE = "at most once"
+    """It is never done again: event `effect_unknown`, and the device's `on_failure`."""
+
+
+@define(eq=False)
+class Client:
+    """A device instance's side of a service; `number` is its last request's."""
+
+    context: Context
+    name: str
+    effects: Mapping[str, Effect]
+    number: int = 0
+
+    def send(self, kind: str, data: bytes = b"") -> int:
+        """Ask; never waits.  The number comes back with the reply, or the failure."""
+        if kind not in self.effects:
+            raise ValueError(f"{self.name}: {kind!r} is no request; there are {', '.join(self.effects)}")
+        self.number += 1
+        self.context.ask(self.name, self.number, kind, data)
+        return self.number
+
+    def cancel(self, number: int) -> None:
+        """Ask the backend to end a request early; it is still answered, perhaps in full."""
+        self.context.cancel(self.name, number)
+
+
+@define(eq=False)
+class Requests:
+    """Declares a service that a backend renders: numbered requests, a reply or a failure for each.
+
+    `effects` says of each kind of request what may be done when it is in doubt.
+    """
+
+    effects: Mapping[str, Effect]
+    name: str = field(default="", init=False)
+    reply: str | None = field(default=None, init=False)
+    failure: str | None = field(default=None, init=False)
+
+    def on_reply(self, hook: ReplyHook) -> ReplyHook:
+        """Decorate `hook(self, number, data)`."""
+        self.reply = hook.__name__
+        return hook
+
+    def on_failure(self, hook: FailureHook) -> FailureHook:
+        """Decorate `hook(self, number, reason)`: there will be no reply."""
+        self.failure = hook.__name__
+        return hook
+
+    def __set_name__(self, owner: type[Device], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type[Device]) -> Requests: ...
+    @overload
+    def __get__(self, instance: Device, owner: type[Device]) -> Client: ...
+    def __get__(self, instance: Device | None, owner: type[Device]) -> Requests | Client:
+        """Give the live service on a device."""
+        return self if instance is None else instance.clients[self.name]
+
+
+Declaration = Region | IrqOutput | IrqOutputs | IrqInput | IrqInputs | Timer | Stream | Requests

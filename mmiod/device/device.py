@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
 
+from mmiod.device.buffers import Buffer
 from mmiod.device.declarations import (
     Alarm,
     Channel,
+    Client,
     Declaration,
     IrqInput,
     IrqInputs,
@@ -32,6 +34,7 @@ from mmiod.device.declarations import (
     IrqOutputs,
     Line,
     Region,
+    Requests,
     Stream,
     Timer,
 )
@@ -41,9 +44,13 @@ from mmiod.errors import DeclarationError
 
 if TYPE_CHECKING:
     from mmiod.device.faces import Bus, Clock, Context, Memory, Pending
+    from mmiod.values import Space
 
 API: Final = 1
 """The version of this contract; a plugin may say `API = 1` and is checked at load."""
+
+MAIN: Final = "main"
+"""The region of a device that says `length` and declares none."""
 
 
 @attrs.define
@@ -71,6 +78,7 @@ class Device:
     input_lines: ClassVar[Mapping[str, IrqInput | IrqInputs]] = {}
     timers: ClassVar[Mapping[str, Timer]] = {}
     streams: ClassVar[Mapping[str, Stream]] = {}
+    services: ClassVar[Mapping[str, Requests]] = {}
     answerers: ClassVar[Mapping[str, Answerer]] = {}
     state_class: ClassVar[type[Any]] = Empty
     config_class: ClassVar[type[Any]] = Empty
@@ -86,16 +94,17 @@ class Device:
         cls.regions = _of(found, Region)
         if cls.length and not cls.regions:
             main = Region(cls.length)
-            main.name = "main"
-            cls.regions = {"main": main}
+            main.name = MAIN
+            cls.regions = {MAIN: main}
         cls.declared = _of(found, Register)
         cls.outputs = _of(found, IrqOutput) | _of(found, IrqOutputs)
         cls.input_lines = _of(found, IrqInput) | _of(found, IrqInputs)
         cls.timers = _of(found, Timer)
         cls.streams = _of(found, Stream)
+        cls.services = _of(found, Requests)
         cls.state_class = _annotated(cls, "state")
         cls.config_class = _annotated(cls, "config")
-        cls.answerers = _answerers(cls)
+        cls.answerers = _answerers(cls, [*cls.declared.values(), *_of(found, Buffer).values()])
 
     def __init__(self, context: Context, config: object | None = None) -> None:
         """Make an instance; the machine resets it before the first access."""
@@ -109,6 +118,11 @@ class Device:
         self.inputs = {name: False for line in self.input_lines.values() for name in line.names()}
         self.alarms = {name: Alarm(context, name) for name in self.timers}
         self.channels = {name: Channel(context, name) for name in self.streams}
+        self.clients = {
+            name: Client(context, name, service.effects) for name, service in self.services.items()
+        }
+        self.copy = 0
+        """In a region with a stride: which copy of its registers the access at hand meets."""
 
     @property
     def clock(self) -> Clock:
@@ -146,6 +160,13 @@ class Device:
     def on_restore(self) -> None:
         """Override to act on a restored state, as a function does that places its regions."""
 
+    def announced(self) -> Mapping[str, tuple[Space, int]]:
+        """Override to say where the device tells the guest that others are, by configuration key.
+
+        The machine refuses a machine file in which no device is there.
+        """
+        return {}
+
     def read(self, offset: int, size: int) -> int | Pending:
         """Tier 1: answer a read of `size` bytes at `offset` of region `main`."""
         raise NotImplementedError
@@ -172,16 +193,18 @@ _RESERVED: Final = frozenset(dir(Device)) | {
     "inputs",
     "alarms",
     "channels",
+    "clients",
+    "copy",
 }
 
 
-def _declarations(cls: type[Device]) -> dict[str, Declaration | Register]:
+def _declarations(cls: type[Device]) -> dict[str, Declaration | Register | Buffer]:
     """All declarations, those of base classes first, in the order they were written."""
-    found: dict[str, Declaration | Register] = {}
+    found: dict[str, Declaration | Register | Buffer] = {}
     for base in reversed(cls.__mro__):
         for name, value in vars(base).items():
             found.pop(name, None)
-            if isinstance(value, Declaration | Register):
+            if isinstance(value, Declaration | Register | Buffer):
                 found[name] = value
     return found
 
@@ -190,7 +213,7 @@ def _of(found: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if isinstance(value, kind)}
 
 
-def _refuse_reserved_names(found: dict[str, Declaration | Register]) -> None:
+def _refuse_reserved_names(found: dict[str, Declaration | Register | Buffer]) -> None:
     for name in found.keys() & _RESERVED:
         raise DeclarationError(
             f"{name} is a name of Device itself; call the {type(found[name]).__name__} otherwise"
@@ -215,10 +238,10 @@ def _annotated(cls: type[Device], name: str) -> type[Any]:
     return Empty
 
 
-def _answerers(cls: type[Device]) -> dict[str, Answerer]:
+def _answerers(cls: type[Device], claimants: list[Register | Buffer]) -> dict[str, Answerer]:
     answerers = {name: _answerer(cls, region) for name, region in cls.regions.items()}
-    for register in cls.declared.values():
-        region = register.region or _only_region(cls, register)
+    for register in claimants:
+        region = _home(cls, register)
         answerer = answerers.get(region.name)
         if not isinstance(answerer, RegisterAnswerer) or answerer.region is not region:
             raise DeclarationError(
@@ -233,12 +256,24 @@ def _answerer(cls: type[Device], region: Region) -> Answerer:
         return HookAnswerer(region.reader, region.writer)
     if region.reader or region.writer:
         raise DeclarationError(f"region {region.name} has one of on_read and on_write; it needs both")
-    if region.name == "main" and cls.read is not Device.read and cls.write is not Device.write:
+    overridden = (cls.read is not Device.read, cls.write is not Device.write)
+    if region.name == MAIN and any(overridden):
+        if not all(overridden):
+            raise DeclarationError(f"{cls.__name__} overrides one of read and write; it needs both")
         return HookAnswerer("read", "write")
     return RegisterAnswerer(region)
 
 
-def _only_region(cls: type[Device], register: Register) -> Region:
+def _home(cls: type[Device], register: Register | Buffer) -> Region:
+    """The region of a register; a subclass may have replaced it by one of the same name."""
+    region = register.region
+    if region is None:
+        return _only_region(cls, register)
+    inherited = any(vars(base).get(region.name) is region for base in cls.__mro__)
+    return cls.regions.get(region.name, region) if inherited else region
+
+
+def _only_region(cls: type[Device], register: Register | Buffer) -> Region:
     if len(cls.regions) != 1:
         raise DeclarationError(f"{register.name} must name its region: {cls.__name__} has {len(cls.regions)}")
     return next(iter(cls.regions.values()))

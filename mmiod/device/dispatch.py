@@ -16,10 +16,12 @@ from mmiod.errors import DeclarationError
 from mmiod.values import READ, WRITE, Direction, ones
 
 if TYPE_CHECKING:
+    from mmiod.device.buffers import Buffer
     from mmiod.device.declarations import Region
     from mmiod.device.device import Device
     from mmiod.device.registers import Register
 
+    Claimant = Register | Buffer
 
 _PART: Final = 1
 """The size by which an access that is taken apart asks: it meets no `whole` register."""
@@ -34,7 +36,7 @@ class Answerer(Protocol):
     def write(self, device: Device, offset: int, size: int, value: int) -> Pending | None:
         """Take a write."""
 
-    def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Register | None:
+    def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Claimant | None:
         """The register that an access at `offset` meets first, for the record; 0 is any size."""
 
 
@@ -55,7 +57,7 @@ class HookAnswerer:
         answer: Pending | None = getattr(device, self.writer)(offset, size, value)
         return answer
 
-    def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Register | None:  # noqa: ARG002
+    def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Claimant | None:  # noqa: ARG002
         """A region without registers has no names."""
         return None
 
@@ -65,15 +67,16 @@ class RegisterAnswerer:
     """A region of declared registers; `reads` and `writes` hold the candidates per byte."""
 
     region: Region
-    reads: dict[int, tuple[Register, ...]] = field(factory=dict)
-    writes: dict[int, tuple[Register, ...]] = field(factory=dict)
+    reads: dict[int, tuple[Claimant, ...]] = field(factory=dict)
+    writes: dict[int, tuple[Claimant, ...]] = field(factory=dict)
 
-    def add(self, register: Register) -> None:
+    def add(self, register: Claimant) -> None:
         """Enter a register; two that claim a byte in one direction need banks."""
-        if register.end > self.region.length:
+        length = self.region.stride or self.region.length
+        if register.end > length:
             raise DeclarationError(
                 f"{register.name} at {register.offset:#x}..{register.end - 1:#x} is outside region "
-                f"{self.region.name} of {self.region.length:#x} bytes"
+                f"{self.region.name} of {length:#x} bytes"
             )
         for direction, table in ((READ, self.reads), (WRITE, self.writes)):
             if not register.allows(direction):
@@ -83,8 +86,17 @@ class RegisterAnswerer:
                 _refuse_clash(register, others, direction)
                 table[offset] = tuple(sorted((*others, register), key=lambda known: not known.whole))
 
-    def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Register | None:
+    def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Claimant | None:
         """The register that an access meets first, in the bank that is selected now; 0 is any size."""
+        return self._at(device, self._enter(device, offset), direction, size)
+
+    def _enter(self, device: Device, offset: int) -> int:
+        """The offset within the copy of the registers that is meant."""
+        if self.region.stride:
+            device.copy, offset = divmod(offset, self.region.stride)
+        return offset
+
+    def _at(self, device: Device, offset: int, direction: Direction, size: int) -> Claimant | None:
         for register in (self.writes if direction else self.reads).get(offset, ()):
             if register.whole and (offset != register.offset or size not in {0, register.size}):
                 continue
@@ -94,46 +106,44 @@ class RegisterAnswerer:
 
     def read(self, device: Device, offset: int, size: int) -> int | Pending:
         """Compose a read from the registers it covers."""
-        register = self.at(device, offset, READ, size)
+        offset = self._enter(device, offset)
+        register = self._at(device, offset, READ, size)
         if register is not None and register.offset == offset and register.size == size:
             return register.guest_read(device)
         value, position, end = 0, offset, offset + size
         while position < end:
-            register = self.at(device, position, READ, _PART)
+            register = self._at(device, position, READ, _PART)
             if register is None:
                 part, taken = self.region.hole, 1
             else:
                 taken = min(register.end, end) - position
-                whole = register.guest_read(device)
-                if whole is PENDING:
-                    raise TypeError(f"{register.name} answered PENDING to a read of a part of it")
-                part = whole >> 8 * (position - register.offset) & ones(taken)
+                part = register.read_part(device, position - register.offset, taken)
             value |= part << 8 * (position - offset)
             position += taken
         return value
 
     def write(self, device: Device, offset: int, size: int, value: int) -> Pending | None:
         """Spread a write over the registers it covers."""
-        register = self.at(device, offset, WRITE, size)
+        offset = self._enter(device, offset)
+        register = self._at(device, offset, WRITE, size)
         if register is not None and register.offset == offset and register.size == size:
             return register.guest_write(device, value, ones(size))
         answer, position, end = None, offset, offset + size
         while position < end:
-            register = self.at(device, position, WRITE, _PART)
+            register = self._at(device, position, WRITE, _PART)
             if register is None:
                 position += 1
                 continue
             taken = min(register.end, end) - position
-            shift = 8 * (position - register.offset)
             part = value >> 8 * (position - offset) & ones(taken)
-            answer = register.guest_write(device, part << shift, ones(taken) << shift)
+            answer = register.write_part(device, position - register.offset, taken, part)
             position += taken
             if answer is PENDING and position < end:
                 raise TypeError(f"{register.name} answered PENDING to a write that goes on behind it")
         return answer
 
 
-def _refuse_clash(register: Register, others: Iterable[Register], direction: Direction) -> None:
+def _refuse_clash(register: Claimant, others: Iterable[Claimant], direction: Direction) -> None:
     for other in others:
         if other.whole == register.whole and (other.when is None or register.when is None):
             raise DeclarationError(

@@ -66,6 +66,9 @@ class Memory(Protocol):
     def write(self, gpa: int, data: bytes) -> None:
         """DMA write.  What is not RAM, or read-only, drops the bytes."""
 
+    def holds(self, gpa: int, length: int) -> bool:
+        """Whether all of it is RAM."""
+
 
 class Bus(Protocol):
     """The VM's address spaces, for devices that are bridges."""
@@ -104,11 +107,23 @@ class Context(Protocol):
     def set_level(self, line: str, level: bool) -> None:
         """Drive an output line; called by `Line` on changes only."""
 
+    def msi(self, address: int, data: int) -> None:
+        """Send a message-signalled interrupt: a write of 4 bytes to an interrupt controller."""
+
     def arm(self, timer: str, deadline_ns: int | None) -> None:
         """Set or cancel a timer; called by `Alarm`."""
 
     def send(self, backend: str, data: bytes) -> None:
         """Hand bytes to a backend; called by `Channel`."""
+
+    def ready(self, backend: str) -> None:
+        """Tell a stream's backend that there may be room again; called by `Channel`."""
+
+    def ask(self, backend: str, number: int, kind: str, data: bytes) -> None:
+        """Hand a request to a service's backend; called by `Client`."""
+
+    def cancel(self, backend: str, number: int) -> None:
+        """Ask a service's backend to end a request early; called by `Client`."""
 
     def complete(self, value: int) -> None:
         """Answer the access for which a hook returned `PENDING`."""

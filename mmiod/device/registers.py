@@ -24,7 +24,7 @@ from attrs import define, field, frozen
 
 from mmiod.device.faces import PENDING, Pending
 from mmiod.errors import DeclarationError
-from mmiod.values import READ, Direction
+from mmiod.values import READ, Direction, ones
 
 if TYPE_CHECKING:
     from mmiod.device.declarations import Region
@@ -227,6 +227,17 @@ class Register:
             return None
         answer: Pending | None = getattr(device, self.writer)(value)
         return answer
+
+    def read_part(self, device: Device, skip: int, size: int) -> int:
+        """A guest's read of `size` bytes behind the first `skip`: the register is read as a whole."""
+        whole = self.guest_read(device)
+        if isinstance(whole, Pending):
+            raise TypeError(f"{self.name} answered PENDING to a read of a part of it")
+        return whole >> 8 * skip & ones(size)
+
+    def write_part(self, device: Device, skip: int, size: int, value: int) -> Pending | None:
+        """A guest's write of `size` bytes behind the first `skip`."""
+        return self.guest_write(device, value << 8 * skip, ones(size) << 8 * skip)
 
     def describe(self, value: int) -> dict[str, int]:
         """A value's named fields."""

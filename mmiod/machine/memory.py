@@ -201,6 +201,10 @@ class GuestMemory:
             if slot is not None and slot.storage is not None and not slot.read_only:
                 slot.storage.write(at - slot.gpa, data[at - gpa : at - gpa + taken])
 
+    def holds(self, gpa: int, length: int) -> bool:
+        """Whether all of it is reachable RAM."""
+        return all(slot is not None and slot.storage is not None for slot, _, _ in self._pieces(gpa, length))
+
     def _pieces(self, gpa: int, length: int) -> list[tuple[Slot | None, int, int]]:
         if length > DMA_LIMIT:
             raise ValueError(f"DMA of {length:#x} bytes at {gpa:#x}: at most {DMA_LIMIT:#x} at once")

@@ -161,10 +161,18 @@ def _check_devices(machine: Machine, saved: MachineState) -> None:
                 raise RestoreError(
                     f"devices.{name}.registers.{register}: {value:#x} does not fit {size} bytes"
                 )
+    _check_timers(machine, saved)
+
+
+def _check_timers(machine: Machine, saved: MachineState) -> None:
+    armed: set[tuple[str, str]] = set()
     for index, timer in enumerate(saved.timers):
         owner = machine.hosts.get(timer.device)
         if owner is None or timer.timer not in owner.device.timers:
             raise RestoreError(f"timers[{index}]: {timer.device} has no timer {timer.timer}")
+        if (timer.device, timer.timer) in armed:
+            raise RestoreError(f"timers[{index}]: {timer.device}.{timer.timer} is armed twice")
+        armed.add((timer.device, timer.timer))
 
 
 def _same(place: str, found: object, expected: object) -> None:
@@ -204,6 +212,7 @@ def _converter() -> cattrs.Converter:
     )
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(bool, _boolean)
+    converter.register_structure_hook(str, _text)
     return converter
 
 
@@ -216,6 +225,12 @@ def _integer(value: object, _: object) -> int:
 def _boolean(value: object, _: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _text(value: object, _: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
     return value
 
 

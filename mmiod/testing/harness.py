@@ -54,6 +54,10 @@ class FakeMemory:
         inside = bytes(self.ram[gpa : gpa + length])
         return inside + b"\xff" * (length - len(inside))
 
+    def holds(self, gpa: int, length: int) -> bool:
+        """Whether all of it is inside."""
+        return gpa + length <= len(self.ram)
+
     def write(self, gpa: int, data: bytes) -> None:
         """Store what is inside."""
         end = min(gpa + len(data), len(self.ram))
@@ -92,8 +96,13 @@ class FakeContext:
     requests: list[tuple[Request, int]] = field(factory=list)
     placed: dict[str, tuple[Space, int | None]] = field(factory=dict)
     edges: list[tuple[str, bool]] = field(factory=list)
+    messages: list[tuple[int, int]] = field(factory=list)
     deadlines: dict[str, int] = field(factory=dict)
     sent: dict[str, bytearray] = field(factory=dict)
+    readied: list[str] = field(factory=list)
+    asked: list[tuple[str, int, str, bytes]] = field(factory=list)
+    """Requests: (service, number, kind, data)."""
+    cancelled: list[tuple[str, int]] = field(factory=list)
     completed: list[int] = field(factory=list)
 
     def notify(self, event: str, **fields: object) -> None:  # noqa: D102
@@ -108,6 +117,9 @@ class FakeContext:
     def set_level(self, line: str, level: bool) -> None:  # noqa: D102
         self.edges.append((line, level))
 
+    def msi(self, address: int, data: int) -> None:  # noqa: D102
+        self.messages.append((address, data))
+
     def arm(self, timer: str, deadline_ns: int | None) -> None:  # noqa: D102
         self.deadlines.pop(timer, None)
         if deadline_ns is not None:
@@ -115,6 +127,15 @@ class FakeContext:
 
     def send(self, backend: str, data: bytes) -> None:  # noqa: D102
         self.sent.setdefault(backend, bytearray()).extend(data)
+
+    def ready(self, backend: str) -> None:  # noqa: D102
+        self.readied.append(backend)
+
+    def ask(self, backend: str, number: int, kind: str, data: bytes) -> None:  # noqa: D102
+        self.asked.append((backend, number, kind, data))
+
+    def cancel(self, backend: str, number: int) -> None:  # noqa: D102
+        self.cancelled.append((backend, number))
 
     def complete(self, value: int) -> None:  # noqa: D102
         self.completed.append(value)
@@ -178,6 +199,19 @@ class Harness(Generic[AnyDevice]):
     def sent(self, stream: str) -> bytes:
         """What went to the backend so far."""
         return bytes(self.context.sent.get(stream, b""))
+
+    def room(self, stream: str) -> int:
+        """Bytes of the stream that the device would take now."""
+        room: int = getattr(self.device, self.device.streams[stream].capacity)()  # type: ignore[arg-type]
+        return room
+
+    def reply(self, service: str, number: int, data: bytes) -> None:
+        """A service answers a request."""
+        getattr(self.device, self.device.services[service].reply)(number, data)  # type: ignore[arg-type]
+
+    def fail(self, service: str, number: int, reason: str) -> None:
+        """A service will not answer a request."""
+        getattr(self.device, self.device.services[service].failure)(number, reason)  # type: ignore[arg-type]
 
     def advance(self, ns: int) -> None:
         """Let guest time pass; timers due on the way fire at their deadline."""

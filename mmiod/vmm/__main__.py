@@ -9,16 +9,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
+
+from attrs import frozen
 
 from mmiod.errors import MmiodError
 from mmiod.protocol.exit.client import Client
 from mmiod.protocol.exit.table import NUMBERS
+from mmiod.vmm.accelerator import Accelerator
 from mmiod.vmm.clock import MAX_SHIFT, DaemonClock, InstructionClock
 from mmiod.vmm.guest import GuestMemory
-from mmiod.vmm.link import Link, connect_to
+from mmiod.vmm.link import Alarm, HandOver, Link, connect_to
+from mmiod.vmm.vcpu import Vcpu
 
 CAPABILITY: Final = NUMBERS["capability"]
 NAME_LENGTH: Final = 32
@@ -26,7 +30,10 @@ NAME_LENGTH: Final = 32
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a guest; the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.icount is not None and options.accel != "unicorn":
+        parser.error("--icount needs --accel unicorn: KVM counts no instructions")
     try:
         firmware = options.firmware.read_bytes()
         memory = GuestMemory.create(options.memory, firmware)
@@ -50,32 +57,72 @@ def _fail(words: str) -> int:
 
 
 def _run(options: argparse.Namespace, memory: GuestMemory) -> int:
-    from mmiod.vmm.unicorn import MAXPHYADDR
-    from mmiod.vmm.vcpu import Vcpu
-
-    client = Client(
-        options.vm,
-        vcpus=1,
-        required=CAPABILITY["INTR"] | (0 if options.icount is None else CAPABILITY["GUEST_TIME"]),
-        optional=CAPABILITY["REQUESTS"],
-        vendor="mmiod-vmm",
-        bitness=32,
-        physical_bits=MAXPHYADDR,
-    )
+    engine = _ENGINES[options.accel](options)
     counted = options.icount is not None
     link = Link(
         connect_to(str(options.socket)),
-        client,
+        _client(options, engine),
         memory.slots,
         patience=options.patience,
         follow_intr=not counted,
+        alarm=engine.alarm,
     )
+    clock = InstructionClock(options.icount) if counted else DaemonClock()
+    vcpu = Vcpu(link, memory, clock, engine.build, options.hand_over)
     with contextlib.closing(link):
         link.open()
-        vcpu = Vcpu(link, memory, InstructionClock(options.icount) if counted else DaemonClock())
-        if counted:
-            vcpu.cpu.count_time_stamps(vcpu.guest_ns)
         return vcpu.run()
+
+
+def _client(options: argparse.Namespace, engine: _Engine) -> Client:
+    required = {"INTR"}
+    if options.icount is not None:
+        required.add("GUEST_TIME")
+    if options.hand_over is not None:
+        required.add("SAVE")
+    return Client(
+        options.vm,
+        vcpus=1,
+        required=sum(CAPABILITY[name] for name in required),
+        optional=CAPABILITY["REQUESTS"],
+        vendor="mmiod-vmm",
+        bitness=engine.bitness,
+        physical_bits=engine.physical_bits,
+    )
+
+
+@frozen
+class _Engine:
+    """What HELLO tells of an accelerator, how a vCPU gets its own, what wakes that."""
+
+    bitness: int
+    physical_bits: int
+    build: Callable[[Vcpu], Accelerator]
+    alarm: Alarm | None = None
+
+
+def _unicorn(options: argparse.Namespace) -> _Engine:
+    from mmiod.vmm.unicorn import MAXPHYADDR, UnicornCpu
+
+    def build(vcpu: Vcpu) -> Accelerator:
+        now = None if options.icount is None else vcpu.guest_ns
+        return UnicornCpu(vcpu.memory, vcpu.perform, now)
+
+    return _Engine(32, MAXPHYADDR, build)
+
+
+def _kvm(_options: argparse.Namespace) -> _Engine:
+    from mmiod.vmm.kvm import Kvm, KvmCpu, SignalAlarm
+
+    kvm = Kvm.open()
+
+    def build(vcpu: Vcpu) -> Accelerator:
+        return KvmCpu(kvm, vcpu.memory, vcpu.perform)
+
+    return _Engine(64, kvm.processor.physical_bits, build, SignalAlarm())
+
+
+_ENGINES: Final = {"unicorn": _unicorn, "kvm": _kvm}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vm", type=_name, required=True, help="the VM's name in mmiod's configuration")
     parser.add_argument("--firmware", type=Path, required=True, help="image to place below 4 GiB")
     parser.add_argument("--memory", type=int, default=128, metavar="MIB", help="RAM in MiB (default: 128)")
-    parser.add_argument("--accel", choices=["unicorn"], default="unicorn", help="what executes the guest")
+    parser.add_argument(
+        "--accel", choices=_ENGINES, default="unicorn", help="what executes the guest (default: unicorn)"
+    )
     parser.add_argument(
         "--icount",
         type=_shift,
@@ -100,7 +149,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long to look for a daemon that is not there (default: 10)",
     )
+    parser.add_argument(
+        "--hand-over",
+        type=_hand_over,
+        metavar="EXITS:SOCKET[:VM]",
+        help="after EXITS exits save the devices, restore them at another daemon's socket and go on there",
+    )
     return parser
+
+
+def _hand_over(text: str) -> HandOver:
+    exits, _, there = text.partition(":")
+    path, _, vm = there.partition(":")
+    if not exits.isdecimal() or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not EXITS:SOCKET or EXITS:SOCKET:VM")
+    return HandOver(int(exits), connect_to(path), _name(vm) if vm else None)
 
 
 def _shift(text: str) -> int:

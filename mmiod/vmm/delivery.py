@@ -18,6 +18,7 @@ from unicorn import x86_const as x86
 from unicorn.unicorn_py3.unicorn import Uc
 
 from mmiod.values import CS, SS, VcpuState
+from mmiod.vmm.accelerator import TripleFault, Unable
 from mmiod.vmm.guest import GuestMemory
 from mmiod.vmm.registers import Registers
 
@@ -32,14 +33,6 @@ _PRESENT: Final = 1 << 7
 _DEFAULT_BIG: Final = 1 << 14
 _CODE_SEGMENT: Final = 0b11 << 3
 _SELECTOR_INDEX: Final = 0xFFF8
-
-
-class TripleFault(Exception):
-    """The vCPU shuts down; a PC resets then."""
-
-
-class Unable(Exception):
-    """The guest asks for what this hypervisor does not do; the message says what."""
 
 
 @frozen

@@ -9,6 +9,7 @@ firmware for virtual machines does not.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -45,6 +46,11 @@ class Slot:
     offset: int
     read_only: bool
     host: memoryview
+
+    @property
+    def address(self) -> int:
+        """Where `host` is in this process."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self.host))
 
 
 @define

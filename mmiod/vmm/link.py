@@ -4,6 +4,9 @@ A daemon that goes away is looked for again for `patience` seconds; the session'
 lets it go on where it was, and the exit that has no answer yet is sent again.  mmiod
 executes it once, whichever side of the break it fell.
 
+A session can be handed over: PAUSE and SAVE here, a new session with MAP and RESTORE
+there.  The guest does not notice; sequence numbers begin with 1 again.
+
 Traps of SOCK_SEQPACKET that shape this module: a connect to a full backlog fails with
 EAGAIN when the socket does not block; an empty message is the end; a peer that died
 with unread data makes the first receive fail with ECONNRESET while its last messages
@@ -13,17 +16,19 @@ can still be read behind it.
 from __future__ import annotations
 
 import array
+import os
 import select
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, Protocol
 
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 
 from mmiod.errors import MmiodError
-from mmiod.protocol.exit.client import Client
+from mmiod.protocol.exit.client import NEW_SESSION, Client
 from mmiod.protocol.exit.completions import Completed
 from mmiod.protocol.exit.events import Ack, Error, Intr, Request, Resumed, ToClient, Welcome
 from mmiod.protocol.exit.table import MAX_MESSAGE, NUMBERS
@@ -66,9 +71,30 @@ def connect_to(path: str) -> Connect:
     return connect
 
 
+class Alarm(Protocol):
+    """Ends a CPU's run when a message arrives."""
+
+    def watch(self, connection: socket.socket) -> None:
+        """Ring for messages on this connection."""
+
+    def silence(self) -> None:
+        """Stop ringing for what has arrived so far, which is read now."""
+
+
+@frozen
+class HandOver:
+    """After `exits` exits go on at the daemon that `connect` reaches, as its VM `vm` (None: same name)."""
+
+    exits: int
+    connect: Connect
+    vm: str | None = None
+
+
 @define
 class Link:
     """One session.  `interrupt` is the level of the interrupt request, `requests` what the daemon asks.
+
+    `exits` counts the completed ones, those of sessions that were handed over included.
 
     With `follow_intr` unset only completions change the level, so that it changes at the
     same instruction in every run.
@@ -79,7 +105,9 @@ class Link:
     slots: tuple[Slot, ...]
     patience: float = 10.0
     follow_intr: bool = True
+    alarm: Alarm | None = None
     interrupt: bool = False
+    exits: int = 0
     requests: deque[Request] = field(factory=deque)
     _socket: socket.socket | None = None
     _buffer: bytearray = field(factory=lambda: bytearray(MAX_MESSAGE))
@@ -102,6 +130,9 @@ class Link:
             event = self._next()
             if isinstance(event, Completed):
                 self.interrupt = event.interrupt
+                self.exits += 1
+                if self.alarm is not None:
+                    self.poll()  # it rang for this message
                 return event
             if self.requests and isinstance(exit_, HaltExit):
                 return None
@@ -116,8 +147,27 @@ class Link:
             event = self._next()
         self.interrupt = False
 
+    def hand_over(self, to: HandOver) -> None:
+        """Take the devices' state to another daemon and go on there; no exit may be outstanding.
+
+        Raises:
+            LinkLost: one of the two daemons went away.
+            Refused: this daemon does not save, or that one does not restore what was saved.
+        """
+        try:
+            descriptor, length = self._save()
+        except _Broken as broken:
+            raise LinkLost("the daemon went away while it saved its devices") from broken
+        try:
+            self.connect = to.connect
+            self._persist(partial(self._take_up, to.vm or self.client.vm, descriptor, length))
+        finally:
+            os.close(descriptor)
+
     def poll(self) -> None:
         """Take what has arrived, without waiting."""
+        if self.alarm is not None:
+            self.alarm.silence()
         while self._socket is not None and select.select([self._socket], [], [], 0)[0]:
             self._next()
 
@@ -194,6 +244,19 @@ class Link:
         for message in self.client.unanswered(_VCPU):
             self._send(message)
 
+    def _ask(self, request: tuple[int, bytes], descriptor: int | None = None) -> tuple[int, list[int]]:
+        """Send a request on this connection and wait for its ACK: the value and descriptors of that."""
+        assert self._socket is not None
+        serial, message = request
+        self._send(message, descriptor)
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+            if not data:
+                raise _Broken
+            event = self._handle(self.client.receive(data))
+            if isinstance(event, Ack) and event.serial == serial:
+                return event.value, descriptors
+
     # --- connecting ----------------------------------------------------------------------
 
     def _persist(self, attempt: Callable[[], None]) -> None:
@@ -217,6 +280,8 @@ class Link:
 
     def _open(self, attempt: Callable[[], None]) -> None:
         self._socket = self.connect()
+        if self.alarm is not None:
+            self.alarm.watch(self._socket)
         waiting = self._socket.gettimeout()
         self._socket.settimeout(self.patience)  # one that listens may still say nothing
         attempt()
@@ -225,12 +290,21 @@ class Link:
     def _enter(self) -> None:
         self._greet()
         for slot in self.slots:
-            serial, message = self.client.map(
+            request = self.client.map(
                 slot.number, slot.gpa, slot.length, offset=slot.offset, read_only=slot.read_only
             )
-            self._send(message, slot.descriptor)
-            while not (isinstance(event := self._handle(self._receive()), Ack) and event.serial == serial):
-                pass
+            self._ask(request, slot.descriptor)
+
+    def _save(self) -> tuple[int, int]:
+        """The devices' state: a descriptor and its length."""
+        self._ask(self.client.pause())
+        length, (descriptor,) = self._ask(self.client.save())
+        return descriptor, length
+
+    def _take_up(self, vm: str, descriptor: int, length: int) -> None:
+        self.client = evolve(self.client, vm=vm, token=NEW_SESSION)
+        self._enter()
+        self._ask(self.client.restore(length), descriptor)
 
     def _continue(self) -> None:
         known = self.client.token

@@ -8,6 +8,8 @@ Port I/O cannot be stopped like that: Unicorn finishes an IN or OUT whose hook a
 stop, and without a code hook even what follows in the same block.  So the hook itself
 asks for the value, one element at a time, and the exit is a decoded one.
 
+Unicorn delivers no interrupts and no exceptions; `delivery` does.
+
 HLT stops the run without a reason; what has no other reason is therefore HLT.
 
 Unicorn does not see what somebody else writes into guest RAM.  A device that overwrites
@@ -24,14 +26,14 @@ from attrs import frozen
 from unicorn import unicorn_const as uc, x86_const as x86
 from unicorn.unicorn_py3.unicorn import Uc, UcError, uclib
 
-from mmiod.values import CS, READ, WRITE, Delta, Direction, Intent, VcpuState
+from mmiod.values import CS, READ, WRITE, Delta, Intent, Space, VcpuState
 from mmiod.vmm import delivery, meter
+from mmiod.vmm.accelerator import MAX_CODE, Halted, Paused, Perform, Stop, Touched, fetch
 from mmiod.vmm.guest import GuestMemory
 from mmiod.vmm.registers import Registers
 
 NEVER: Final = 1 << 63
 """An address to run "until" that no 32-bit guest reaches."""
-MAX_CODE: Final = 15
 MAXPHYADDR: Final = 40
 """Of Unicorn's default processor."""
 
@@ -55,61 +57,41 @@ _translate = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.POINTER(ctypes.c_uint64)
 )(("uc_vmem_translate", uclib))
 
-PortIo = Callable[[Direction, int, int, int], int]
-"""(direction, port, size, value) -> value read."""
-
 
 @frozen
-class Paused:
-    """The meter stopped the run: at its limit, or because an interrupt can be taken."""
-
-
-@frozen
-class Halted:
-    """The vCPU executed HLT; EIP is behind it."""
-
-
-@frozen
-class Touched:
-    """The instruction at EIP touches `gpa`, which is no memory of this guest."""
-
-    gpa: int
-    intent: Intent
-
-
-@frozen
-class Raised:
+class _Raised:
     """The instruction raised exception or software interrupt `vector`; EIP is where it returns to."""
 
     vector: int
     error_code: int | None
 
 
-Stop = Paused | Halted | Touched | Raised
-
-
 class UnicornCpu:
-    """One vCPU.  `port_io` is called while it runs, between two instructions."""
+    """One vCPU.  `perform` is called for ports while it runs, between two instructions.
 
-    def __init__(self, memory: GuestMemory, port_io: PortIo) -> None:
+    RDTSC reads `now()`, if that is given, instead of the host's counter.
+    """
+
+    def __init__(self, memory: GuestMemory, perform: Perform, now: Callable[[], int] | None = None) -> None:
         self._engine = Uc(uc.UC_ARCH_X86, uc.UC_MODE_32)
-        self._memory = memory
-        self._stop: Stop | None = None
+        self.memory = memory
+        self._stop: Touched | _Raised | None = None
         for slot in memory.slots:
             rights = uc.UC_PROT_READ | uc.UC_PROT_EXEC
             rights |= 0 if slot.read_only else uc.UC_PROT_WRITE
-            host = ctypes.addressof(ctypes.c_char.from_buffer(slot.host))
-            self._engine.mem_map_ptr(slot.gpa, slot.length, rights, host)
+            self._engine.mem_map_ptr(slot.gpa, slot.length, rights, slot.address)
         self.registers = Registers(self._engine)
         self.meter = meter.install(self._engine)
-        self._install(port_io)
+        self._install(perform)
+        if now is not None:
+            self._time_stamps = meter.count_time_stamps(self._engine, now)
 
-    def _install(self, port_io: PortIo) -> None:
+    def _install(self, perform: Perform) -> None:
         def read_port(_engine: object, port: int, size: int, _data: object) -> int:
-            return port_io(READ, port, size, 0)
+            return int.from_bytes(perform(Space.PIO, READ, port, size, 1, b""), "little")
 
         def write_port(_engine: object, port: int, size: int, value: int, _data: object) -> None:
-            port_io(WRITE, port, size, value)
+            perform(Space.PIO, WRITE, port, size, 1, value.to_bytes(size, "little"))
 
         add = self._engine.hook_add
         add(uc.UC_HOOK_INSN, read_port, aux1=x86.UC_X86_INS_IN)
@@ -117,24 +99,38 @@ class UnicornCpu:
         add(uc.UC_HOOK_MEM_UNMAPPED | uc.UC_HOOK_MEM_PROT, self._touched)
         add(uc.UC_HOOK_INTR, self._raised)
 
-    def count_time_stamps(self, now: Callable[[], int]) -> None:
-        """Let RDTSC read `now()` instead of the host's counter."""
-        self._time_stamps = meter.count_time_stamps(self._engine, now)
-
     # --- running -----------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """Instructions that began."""
+        return self.meter.count
+
+    def arm(self, limit: int, *, interrupt: bool) -> None:
+        """Pause before the instruction behind `limit`, or where an interrupt can be taken."""
+        self.meter.limit = limit
+        self.meter.window = interrupt
 
     def run(self) -> Stop:
         """Execute until the meter or something else stops the vCPU.
 
         Raises:
+            TripleFault, Unable: see `delivery.deliver`.
             UcError: Unicorn cannot go on, for a reason that is none of `Stop`.
         """
+        if self.meter.window and self.registers.shadow:
+            self.arm(min(self.meter.limit, self.count + 1), interrupt=False)
+        while isinstance(stop := self._run(), _Raised):
+            self._deliver(stop.vector, stop.error_code)
+        return stop
+
+    def _run(self) -> Stop | _Raised:
         self._stop = None
         try:
             self._engine.emu_start(self.registers.eip, NEVER)
         except UcError as error:
             if error.errno == uc.UC_ERR_INSN_INVALID:
-                self._stop = Raised(_INVALID_OPCODE, None)
+                self._stop = _Raised(_INVALID_OPCODE, None)
             elif self._stop is None:
                 raise
         finally:
@@ -150,7 +146,7 @@ class UnicornCpu:
     def _raised(self, engine: Uc, vector: int, _data: object) -> None:
         error_code, software = self.registers.exception()
         pushes = vector in delivery.ERROR_CODE and not software
-        self._stop = Raised(vector, error_code if pushes else None)
+        self._stop = _Raised(vector, error_code if pushes else None)
         engine.emu_stop()
 
     # --- between runs ------------------------------------------------------------------
@@ -158,7 +154,12 @@ class UnicornCpu:
     @property
     def interruptible(self) -> bool:
         """Whether an interrupt would be taken now."""
-        return bool(self.registers.eflags & _IF) and not self.registers.shadow
+        return self.interrupts_enabled and not self.registers.shadow
+
+    @property
+    def interrupts_enabled(self) -> bool:
+        """EFLAGS.IF."""
+        return bool(self.registers.eflags & _IF)
 
     def state(self) -> VcpuState:
         """The registers, for an exit."""
@@ -166,40 +167,37 @@ class UnicornCpu:
 
     def code(self) -> bytes:
         """Up to 15 bytes of the instruction at EIP."""
-        return self.read(self.state().segments[CS].base + self.registers.eip, MAX_CODE)
-
-    def read(self, linear: int, size: int) -> bytes:
-        """Instruction bytes from a linear address; fewer where they cannot be fetched."""
-        data = b""
-        while len(data) < size:
-            at = linear + len(data) & 0xFFFF_FFFF
-            gpa = self.translate(at, Intent.EXECUTE)
-            part = b"" if gpa is None else self._memory.read(gpa, min(size - len(data), 4096 - at % 4096))
-            if not part:
-                break
-            data += part
-        return data
+        at = self.state().segments[CS].base + self.registers.eip
+        return fetch(self, self.memory, at, MAX_CODE)
 
     def translate(self, linear: int, intent: Intent) -> int | None:
         """The physical address, with accessed and dirty bits set; None where that would fault."""
         gpa = ctypes.c_uint64()
-        status = _translate(meter.handle(self._engine), linear, _PROTECTION[intent], ctypes.byref(gpa))
+        at = linear & 0xFFFF_FFFF
+        status = _translate(meter.handle(self._engine), at, _PROTECTION[intent], ctypes.byref(gpa))
         return None if status else gpa.value
 
     def apply(self, delta: Delta) -> None:
         """Write back what an instruction did that mmiod executed."""
         for gpa, data in delta.memory:
-            self._memory.write(gpa, data)
+            self.memory.write(gpa, data)
             self._engine.ctl_remove_cache(gpa, gpa + len(data))
         self.registers.apply(delta)
 
-    def deliver(self, vector: int, error_code: int | None = None, cr2: int | None = None) -> None:
-        """Take an interrupt or raise an exception: see `delivery.deliver`."""
+    def interrupt(self, vector: int) -> None:
+        """Take an interrupt: see `delivery.deliver`."""
+        self._deliver(vector, None)
+
+    def fault(self, vector: int, error_code: int | None, cr2: int | None) -> None:
+        """Raise an exception: see `delivery.deliver`."""
         if cr2 is not None:
             self._engine.reg_write(x86.UC_X86_REG_CR2, cr2 & 0xFFFF_FFFF)
-        delivery.deliver(self._engine, self.registers, self._memory, vector, error_code)
+        self._deliver(vector, error_code)
 
     def reset(self) -> None:
         """The state after a reset; memory keeps what it holds."""
         self.registers.reset()
         self._engine.ctl_flush_tb()
+
+    def _deliver(self, vector: int, error_code: int | None) -> None:
+        delivery.deliver(self._engine, self.registers, self.memory, vector, error_code)

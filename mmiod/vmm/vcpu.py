@@ -1,11 +1,12 @@
 """The vCPU's loop: run, send what stopped it as an exit, apply the completion, go on.
 
-There is no decoder, no timer and no interrupt controller here.  An instruction that
-touches a device goes out with its bytes and registers and comes back as a delta; HLT
-ends when mmiod says that an interrupt is pending; the interrupt's vector is asked for.
+There is no decoder, no timer and no interrupt controller here.  An access that the
+accelerator decoded goes out as it is; any other instruction that touches a device goes
+out with its bytes and registers and comes back as a delta.  HLT ends when mmiod says
+that an interrupt is pending; the interrupt's vector is asked for.
 
 The CPU runs in slices, so that messages which no exit waits for (INTR, REQUEST) are
-seen within a millisecond or two.
+seen within a millisecond or two; an accelerator that counts nothing is woken by them.
 """
 
 from __future__ import annotations
@@ -40,18 +41,26 @@ from mmiod.values import (
     Unsupported,
     Values,
 )
+from mmiod.vmm.accelerator import (
+    MAX_CODE,
+    Accelerator,
+    Halted,
+    Paused,
+    Stop,
+    Touched,
+    TripleFault,
+    Unable,
+    fetch,
+)
 from mmiod.vmm.clock import Clock
-from mmiod.vmm.delivery import TripleFault, Unable
 from mmiod.vmm.guest import GuestMemory
-from mmiod.vmm.link import Link
-from mmiod.vmm.unicorn import MAX_CODE, Halted, Paused, Raised, Stop, Touched, UnicornCpu
+from mmiod.vmm.link import HandOver, Link
 
 SLICE: Final = 50_000
 """Instructions between two looks at the socket."""
 NUMBER: Final = 0
 """Of the only vCPU."""
 _PAGE: Final = ~0xFFF
-_IF: Final = 1 << 9
 
 
 class Stuck(MmiodError):
@@ -65,15 +74,17 @@ class Vcpu:
     link: Link
     memory: GuestMemory
     clock: Clock
-    cpu: UnicornCpu = field(init=False)
+    accelerator: Callable[[Vcpu], Accelerator]
+    hand_over: HandOver | None = None
+    cpu: Accelerator = field(init=False)
 
     @cpu.default
-    def _accelerator(self) -> UnicornCpu:
-        return UnicornCpu(self.memory, self.port_io)
+    def _built(self) -> Accelerator:
+        return self.accelerator(self)
 
     def guest_ns(self) -> int:
         """Guest time."""
-        return self.clock.now(self.cpu.meter.count)
+        return self.clock.now(self.cpu.count)
 
     def run(self) -> int:
         """Run until a request ends the machine; the exit code.
@@ -85,6 +96,8 @@ class Vcpu:
         """
         while True:
             self.link.poll()
+            if self._moves():
+                self._move()
             while self.link.requests:
                 code = self._request()
                 if code is not None:
@@ -101,16 +114,23 @@ class Vcpu:
         if self.link.interrupt and self.cpu.interruptible:
             self._interrupt()
             return
-        self._arm(shadow=self.link.interrupt and self.cpu.registers.shadow)
+        self._arm()
         stop = self.cpu.run()
         _STOPS[type(stop)](self, stop)
 
-    def _arm(self, *, shadow: bool = False) -> None:
-        """Set the meter for what is known now; also called while the CPU runs."""
-        meter = self.cpu.meter
-        limit = meter.count + (1 if shadow else SLICE)
-        meter.limit = 0 if self.link.requests else min(limit, self.clock.limit())
-        meter.window = self.link.interrupt and not shadow
+    def _moves(self) -> bool:
+        return self.hand_over is not None and self.link.exits >= self.hand_over.exits
+
+    def _move(self) -> None:
+        assert self.hand_over is not None
+        self.link.hand_over(self.hand_over)
+        self.hand_over = None
+
+    def _arm(self) -> None:
+        """Tell the CPU what is known now; also called while it runs."""
+        pauses = self.link.requests or self._moves()
+        limit = 0 if pauses else min(self.cpu.count + SLICE, self.clock.limit())
+        self.cpu.arm(limit, interrupt=self.link.interrupt)
 
     def _exchange(self, exit_: Exit) -> Completion | None:
         sent_ns = self.guest_ns()
@@ -125,27 +145,22 @@ class Vcpu:
 
     def on_paused(self, _stop: Stop) -> None:
         """A slice is over, an interrupt can be taken, or a timer of the daemon is due."""
-        if self.cpu.meter.count >= self.clock.limit():
+        if self.cpu.count >= self.clock.limit():
             self._exchange(TickExit(NUMBER, 0))
 
     def on_halted(self, _stop: Stop) -> None:
         """HLT: with interrupts off only a request ends it."""
-        if self.cpu.registers.eflags & _IF:
+        if self.cpu.interrupts_enabled:
             self._exchange(HaltExit(NUMBER, 0))
             return
         self._say(f"halted with interrupts off: only a reset helps ({self._place()})")
         while not self.link.requests:
             self.link.wait()
 
-    def on_raised(self, stop: Raised) -> None:
-        """An exception or a software interrupt."""
-        self.cpu.deliver(stop.vector, stop.error_code)
-
     def on_touched(self, stop: Touched) -> None:
         """A raw exit: the instruction is executed in mmiod."""
-        exit_ = RawExit(
-            NUMBER, 0, state=self.cpu.state(), code=self.cpu.code(), gpa=stop.gpa, intent=stop.intent
-        )
+        state, code = self.cpu.state(), self.cpu.code()
+        exit_ = RawExit(NUMBER, 0, state=state, code=code, gpa=stop.gpa, intent=stop.intent)
         completion = self._exchange(exit_)
         while (supplement := _SUPPLEMENTS.get(type(completion))) is not None:
             exit_ = supplement(self, exit_, completion)
@@ -156,19 +171,26 @@ class Vcpu:
     def _interrupt(self) -> None:
         vector = self._exchange(AcknowledgeExit(NUMBER, 0))
         assert isinstance(vector, Values), vector
-        self.cpu.deliver(vector.data[0])
+        self.cpu.interrupt(vector.data[0])
 
-    def port_io(self, direction: Direction, port: int, size: int, value: int) -> int:
-        """An IN or OUT of one element, called by the CPU while it runs.
+    def perform(
+        self, space: Space, direction: Direction, address: int, size: int, count: int, data: bytes
+    ) -> bytes:
+        """An access of `count` elements that the CPU decoded, called while it runs.
+
+        Elements of a port's string all go to the port, others to ascending addresses.
 
         Raises:
-            Stuck: the port is nobody's and its range says `forward`.
+            Stuck: the address is nobody's and its range says `forward`.
         """
-        data = value.to_bytes(size, "little") if direction is Direction.WRITE else b""
-        completion = self._exchange(DecodedExit(NUMBER, 0, Space.PIO, direction, port, size, data=data))
+        stride = 1 if count > 1 and space is Space.MMIO else 0
+        exit_ = DecodedExit(NUMBER, 0, space, direction, address, size, count, stride, data)
+        completion = self._exchange(exit_)
+        assert completion is not None, "only a halt ends without a completion"
         if not isinstance(completion, Values):
-            raise Stuck(f"{direction.name} of port {port:#x}, {size} bytes: {completion}")
-        return int.from_bytes(completion.data, "little")
+            what = f"{direction.name} of {space.name} {address:#x}, {size} bytes"
+            raise Stuck(f"{what}: {_verdict(completion)} ({self._place()})")
+        return completion.data
 
     # --- completions of raw exits ----------------------------------------------------------
 
@@ -178,13 +200,13 @@ class Vcpu:
         elif isinstance(completion, Fault):
             if completion.delta is not None:
                 self.cpu.apply(completion.delta)
-            self.cpu.deliver(completion.vector, completion.error_code, completion.cr2)
+            self.cpu.fault(completion.vector, completion.error_code, completion.cr2)
         elif not isinstance(completion, Retry):
             raise Stuck(f"{_verdict(completion)}; instruction bytes {exit_.code.hex(' ')} ({self._place()})")
 
     def on_more_bytes(self, exit_: RawExit, asked: NeedBytes) -> RawExit:
         """The exit with more instruction bytes."""
-        more = self.cpu.read(asked.address, asked.count)
+        more = fetch(self.cpu, self.memory, asked.address, asked.count)
         if not more:
             raise Stuck(f"no instruction bytes at linear address {asked.address:#x}")
         return evolve(exit_, code=(exit_.code + more)[:MAX_CODE])
@@ -247,7 +269,6 @@ def _verdict(completion: Completion) -> str:
 _STOPS: Final[dict[type[Stop], Callable[[Vcpu, Any], None]]] = {
     Paused: Vcpu.on_paused,
     Halted: Vcpu.on_halted,
-    Raised: Vcpu.on_raised,
     Touched: Vcpu.on_touched,
 }
 _SUPPLEMENTS: Final[dict[type[Any], Callable[[Vcpu, RawExit, Any], RawExit]]] = {

@@ -11,8 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from mmiod.protocol.exit import NUMBERS, Completed, Error
-from mmiod.values import READ, WRITE, Access, DecodedExit, Space, Values
+from mmiod.protocol.exit import NUMBERS, Ack, Completed, Error
+from mmiod.values import READ, WRITE, Access, DecodedExit, Retry, Space, Values
 from tests.attach.peers import Guest, Rig, attach, dial, serving
 from tests.attach.test_vm import release
 
@@ -129,6 +129,35 @@ async def test_exit_waits_behind_a_posted_write_that_is_held_up(rig: Rig) -> Non
         release(rig, pump)
         await guest.expect(Completed)
         assert [record[11] for record in rig.records] == ["slow", ""]
+
+
+async def test_resend_of_an_exit_that_waits_behind_a_posted_write(rig: Rig) -> None:
+    """The posted write stays without reply; the exit is answered once, where it was asked last."""
+    async with serving(rig) as pump:
+        guest = await attach(rig)
+        await guest.send(guest.client.post(0, Access(Space.PIO, WRITE, 0x108, 4, 1)))
+        message = guest.client.exit(count_exit())
+        await guest.send(message)
+        channel = await attach_channel(guest, rig)
+        await channel.send(message)
+        await trio.testing.wait_all_tasks_blocked()
+        release(rig, pump)
+        done = await channel.expect(Completed)
+        assert (done.sequence, done.completion, done.posted) == (1, Values(b"\1\0\0\0"), 1)
+        assert await guest.inp(0x100) == 2
+
+
+async def test_reset_ends_an_exit_that_waits_behind_a_posted_write(rig: Rig) -> None:
+    """It gets RETRY, once, and the vCPU goes on with its next number."""
+    async with serving(rig) as pump:
+        guest = await attach(rig)
+        await guest.send(guest.client.post(0, Access(Space.PIO, WRITE, 0x108, 4, 1)))
+        await guest.send(guest.client.exit(count_exit()))
+        await guest.send(guest.client.reset(0)[1])
+        assert (await guest.expect(Completed)).completion == Retry()
+        await guest.expect(Ack)
+        release(rig, pump)
+        assert await guest.inp(0x100) == 1
 
 
 async def test_new_session_needs_the_old_client_gone(rig: Rig) -> None:

@@ -195,6 +195,20 @@ async def test_sealed_memory_is_mapped_and_let_go(rig: Rig) -> None:
         assert (open_descriptors(), maps()) == before
 
 
+async def test_memory_that_is_not_mapped_is_let_go(rig: Rig) -> None:
+    """The descriptor of an unsealed memfd is kept while its slot exists, and no longer."""
+    async with serving(rig):
+        guest = await attach(rig)
+        before = open_descriptors()
+        with sealed(RAM, seals=F_SEAL_GROW) as descriptor:
+            await guest.send(guest.client.map(0, 0, RAM)[1], descriptor)
+            await guest.expect(Ack)
+        assert open_descriptors() == before + 1
+        await guest.send(guest.client.unmap(0)[1])
+        await guest.expect(Ack)
+        assert open_descriptors() == before
+
+
 async def test_a_hundred_connections_leak_nothing(rig: Rig) -> None:
     """Connecting, mapping and leaving costs no descriptor and no map."""
     async with serving(rig):

@@ -252,6 +252,20 @@ async def test_pause_freezes_the_clock_and_refuses_exits_until_resume(rig: Rig) 
         assert (await guest.expect(Completed)).completion == Values(b"\5\0\0\0")
 
 
+async def test_pause_waits_for_what_a_device_holds_up(rig: Rig) -> None:
+    """PAUSE is acknowledged behind the completion of what was under way; until then time goes on."""
+    async with serving(rig) as pump:
+        guest = await attach(rig)
+        await guest.send(guest.client.exit(DecodedExit(0, 0, Space.PIO, READ, 0x108, 4)))
+        await guest.send(guest.client.pause()[1])
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.machine.clock.runs
+        release(rig, pump)
+        await guest.expect(Completed)
+        await guest.expect(Ack)
+        assert not rig.machine.clock.runs
+
+
 async def test_state_goes_from_one_machine_to_another(tmp_path: Path) -> None:
     """SAVE while paused gives a memfd; RESTORE in another VM's fresh session takes it."""
     one, two = Rig(tmp_path / "one.exit", "one"), Rig(tmp_path / "two.exit", "two")

@@ -179,3 +179,14 @@ def test_registers_beside_tier_1_methods_are_refused() -> None:
     """They would never be reached."""
     with pytest.raises(DeclarationError, match="word: region main is answered by hooks"):
         type("Bad", (Raw,), {"word": Register(0)})
+
+
+def test_overriding_only_one_of_read_and_write_is_refused() -> None:
+    """Tier 1 answers both directions."""
+    with pytest.raises(DeclarationError, match="Half overrides one of read and write; it needs both"):
+
+        class Half(Device):
+            length = 4
+
+            def read(self, offset: int, size: int) -> int:
+                return offset + size

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from devices.firmware.fw_cfg import File, FwCfg, FwCfgConfig
+from mmiod.device.acpi import Platform
 from mmiod.testing import Harness
 
 MIB = 1 << 20
@@ -77,12 +78,12 @@ def test_unknown_keys_read_0(key: int) -> None:
 
 
 def test_other_sizes_and_writes_of_the_data_port_do_nothing() -> None:
-    """Only a word selects; the data port is read-only."""
+    """Only a word selects; the data port, read-only, answers bytes at both ports."""
     harness = fw_cfg()
     harness.write("selector", 0)
     harness.write_at(0, 1, 1, "control")
     harness.write_at(1, 1, 1, "control")
-    assert [0, 0x51] == [harness.read_at(0, 1, "control"), harness.read_at(1, 1, "control")]
+    assert [0x51, 0x45] == [harness.read_at(0, 1, "control"), harness.read_at(1, 1, "control")]
 
 
 def test_inspection_does_not_move_the_data_port() -> None:
@@ -220,6 +221,16 @@ def test_dma_to_select_alone() -> None:
     assert harness.context.memory.read(TARGET, 4) == bytes(4)
 
 
+def test_dma_to_what_is_no_ram_fails() -> None:
+    """The error bit of control; a descriptor that is not in RAM does nothing."""
+    harness = Harness(FwCfg)
+    assert dma(harness, SELECT | READ, 4, (1 << 20) - 2) == ERROR
+    harness.write("selector", 0)
+    harness.write("dma_address_high", 0)
+    harness.write("dma_address_low", 0xFFFF_FFFF)
+    assert bytes(harness.read("data") for _ in range(4)) == b"QEMU"
+
+
 def test_dma_writes_are_refused() -> None:
     """No item allows them: the error bit.  As in QEMU the offset moves on; 0 bytes are no error."""
     harness = fw_cfg()
@@ -279,3 +290,22 @@ def test_a_reset_selects_the_signature() -> None:
     harness.write("selector", 5)
     harness.device.reset()
     assert harness.read("data") == ord("Q")
+
+
+# --- ACPI -------------------------------------------------------------------------------
+
+
+def test_acpi_adds_the_files_of_the_table_loader() -> None:
+    """And reserves ECAM in e820; a file of the same name in the machine file wins."""
+    config = FwCfgConfig(acpi=Platform(ecam=0xB000_0000, tpm="crb"), files={"etc/tpm/log": File(hex="00")})
+    harness = Harness(FwCfg, config)
+    sizes = {name: size for name, _, size in directory(harness)}
+    assert {"etc/acpi/rsdp", "etc/acpi/tables", "etc/e820", "etc/table-loader", "etc/tpm/log"} == set(sizes)
+    assert (36, 1, 40) == (sizes["etc/acpi/rsdp"], sizes["etc/tpm/log"], sizes["etc/e820"])
+
+
+def test_more_cpus_than_acpi_can_tell_are_refused() -> None:
+    """Before the machine starts; without ACPI there may be more."""
+    assert FwCfgConfig(cpus=255).cpus == 255
+    with pytest.raises(ValueError, match="255 CPUs; ACPI tables have room for 254"):
+        FwCfgConfig(cpus=255, acpi=Platform())

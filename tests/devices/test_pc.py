@@ -3,85 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from attrs import define, field
 
-from mmiod import config
-from mmiod.machine.clock import MachineClock
-from mmiod.machine.machine import Machine, assemble
-from mmiod.plugins.loader import bundled_directories, load
-from mmiod.values import READ, WRITE, Direction, Space, ones
-
-FILE = Path(__file__).parent.parent.parent / "config" / "machines" / "pc.toml"
-CONFADD, CONFDATA = 0xCF8, 0xCFC
-COMMAND, BAR0, BAR2, BAR4 = 0x04, 0x10, 0x18, 0x20
-PIRQRCC = 0x62
-I440FX, PIIX3, PM, TESTDEV = 0x0000, 0x0800, 0x0B00, 0x1800
-"""Device and function, as bits 15:8 of CONFADD."""
-
-
-@define
-class Pc:
-    """The machine, with its time and its events."""
-
-    machine: Machine = field(init=False)
-    now_ns: int = 0
-    events: list[str] = field(factory=list)
-
-    def __attrs_post_init__(self) -> None:
-        description = config.load_machine(FILE)
-        plugins = {
-            name: load(device.plugin, bundled_directories()) for name, device in description.devices.items()
-        }
-        parts = {
-            name: (plugins[name], config.configure(plugins[name], device, FILE.parent))
-            for name, device in description.devices.items()
-        }
-        clock = MachineClock(lambda: self.now_ns, lambda: 1_700_000_000.0)
-        self.machine = assemble("pc", description, parts, clock, self._notify, lambda _record: None)
-        self.machine.power_on(virtual=False)
-
-    def _notify(self, event: str, **_fields: object) -> None:
-        self.events.append(event)
-
-    def access(self, space: Space, address: int, size: int, direction: Direction, value: int = 0) -> int:
-        """One access of a vCPU."""
-        total = 0
-        for found, at, taken in self.machine.pieces(space, address, size):
-            shift = 8 * (at - address)
-            part = self.machine.access(found, at, taken, direction, value >> shift & ones(taken))
-            assert isinstance(part, int)
-            total |= part << shift
-        return total
-
-    def inp(self, port: int, size: int = 1) -> int:
-        """IN."""
-        return self.access(Space.PIO, port, size, READ)
-
-    def out(self, port: int, value: int, size: int = 1) -> None:
-        """OUT."""
-        self.access(Space.PIO, port, size, WRITE, value)
-
-    def interrupted(self) -> bool:
-        """Whether vCPU 0 has an interrupt pending."""
-        return self.machine.interrupts[0]
-
-    def config(self, function: int, register: int, size: int = 4) -> int:
-        """PCI configuration read."""
-        self.out(CONFADD, 1 << 31 | function | register & 0xFC, 4)
-        return self.inp(CONFDATA + (register & 3), size)
-
-    def configure(self, function: int, register: int, value: int, size: int = 4) -> None:
-        """PCI configuration write."""
-        self.out(CONFADD, 1 << 31 | function | register & 0xFC, 4)
-        self.out(CONFDATA + (register & 3), value, size)
-
-    def where(self, space: Space, owner: str) -> list[int]:
-        """Where the regions of a device begin."""
-        claims = [found.claim for found in self.machine.table(space).ranges if found.claim is not None]
-        return [claim.base for claim in claims if claim.host.name == owner]
+from mmiod.values import READ, WRITE, Space
+from tests.devices.pcs import (
+    BAR0,
+    BAR2,
+    BAR4,
+    COMMAND,
+    CONFADD,
+    CONFDATA,
+    I440FX,
+    PIIX3,
+    PIRQRCC,
+    PM,
+    TESTDEV,
+    Pc,
+)
 
 
 @pytest.fixture(name="pc")

@@ -316,11 +316,19 @@ def test_poll(a0: int) -> None:
 
 
 def test_poll_overrides_a_read() -> None:
-    """Reading the 8259A Status: with P and RR both set the poll is done; RR is not."""
+    """Reading the 8259A Status: with P and RR both set the next read is the poll's."""
     pic = make()
     raise_lines(pic, 1)
     assert status(pic, POLL | READ_ISR) == 0x81
-    assert pic.read_at(0, region="master") == 0x00, "IRR, as before"
+    assert pic.read_at(0, region="master") == 0x02, "ISR, by the same OCW3"
+
+
+def test_a_poll_waits_for_its_read() -> None:
+    """Poll Command: the next RD is the acknowledge, whatever is written in between."""
+    pic = make()
+    raise_lines(pic, 1)
+    pic.write_at(0, POLL, region="master")
+    assert status(pic, READ_ISR) == 0x81
 
 
 def test_the_status_choice_is_kept() -> None:

@@ -135,13 +135,13 @@ def test_a_reset_clears_what_overflowed_while_the_timer_runs_on() -> None:
     assert (0, 3 * 3_579_545) == (harness.read("pmsts"), harness.read("pmtmr"))
 
 
-def test_enables_keep_their_bits_and_other_pm_registers_read_0() -> None:
+def test_enables_keep_their_bits_and_other_pm_registers_are_not_there() -> None:
     """PMEN has bits 10, 8, 5 and 0; general purpose events are not modelled."""
     harness = pm()
     harness.write("pmen", 0xFFFF)
     assert harness.read("pmen") == 0x0521
     harness.write_at(0x28, 0xFFFF_FFFF, 4, "pm_io")
-    assert harness.read_at(0x28, 4, "pm_io") == 0
+    assert harness.read_at(0x28, 4, "pm_io") == 0xFFFF_FFFF
 
 
 @pytest.mark.parametrize(("sus_typ", "requests"), [(0, [(Request.SHUTDOWN, 0)]), (1, []), (5, [])])
@@ -164,6 +164,19 @@ def test_without_smm_apmc_is_shown_as_taken() -> None:
     harness.write("apmc", 0xF1)
     harness.write("apms", 0x5A)
     assert (0xF1, 0x5A) == (harness.read("apmc"), harness.read("apms"))
+
+
+def test_apmc_switches_between_acpi_and_legacy_mode() -> None:
+    """ACPI 6.5, 4.8.2.5: ACPI_ENABLE sets SCI_EN, ACPI_DISABLE clears it, nothing else changes it."""
+    harness = pm()
+    harness.write("pmcntrl", 5 << 10)
+    harness.write("pmen", 1)
+    harness.advance(HALF_24_NS)
+    seen = []
+    for command in (0xF2, 0xF1, 0x00, 0xF0):
+        harness.write("apmc", command)
+        seen.append((harness.read("pmcntrl"), harness.levels["sci"]))
+    assert [(0x1400, False), (0x1401, True), (0x1401, True), (0x1400, False)] == seen
 
 
 def test_a_timer_of_another_width_is_refused() -> None:

@@ -292,7 +292,7 @@ def test_firmware_finds_the_ram(mib: int) -> None:
     found = above_16m + (16 << 20) if above_16m else (ram[0x30] << 10 | ram[0x31] << 18) + (1 << 20)
     assert mib << 20 == found
     assert ram[0x5B] << 16 | ram[0x5C] << 24 | ram[0x5D] << 32 == 5 << 30
-    assert (ram[0x15] | ram[0x16] << 8, ram[0x14]) == (640, 0x02)
+    assert (ram[0x15] | ram[0x16] << 8, ram[0x14]) == (640, 0x06)
     assert ram[0x17:0x19] == ram[0x30:0x32]
 
 

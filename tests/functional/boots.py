@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import re
 import sys
-import tomllib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,16 +24,16 @@ from mmiod.values import HaltExit
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRMWARE = Path("/usr/share/seabios/bios-256k.bin")
-MACHINE = ROOT / "config" / "machines" / "pc.toml"
+MACHINES = ROOT / "config" / "machines"
 LAST_LINE = "No bootable device."
 PATIENCE_S = 60
 
 Tables = dict[str, Any]
 
 
-def pc(**devices: Mapping[str, Any] | None) -> Tables:
-    """The bundled PC with devices added, changed, or (None) taken out together with their wires."""
-    tables = tomllib.loads(MACHINE.read_text())
+def pc(file: str = "pc.toml", /, **devices: Mapping[str, Any] | None) -> Tables:
+    """A bundled PC with devices added, changed, or (None) taken out together with their wires."""
+    tables: Tables = copy.deepcopy(dict(config.read_machine(MACHINES / file)))
     for name, device in devices.items():
         if device is None:
             del tables["devices"][name]
@@ -56,7 +57,7 @@ def toml(tables: Tables, prefix: str = "") -> str:
         name = f'"{key}"'
         if isinstance(value, dict):
             nested.append(f"[{prefix}{name}]\n{toml(value, f'{prefix}{name}.')}")
-        elif isinstance(value, list):
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
             nested += [f"[[{prefix}{name}]]\n{toml(item, f'{prefix}{name}.')}" for item in value]
         else:
             plain.append(f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}")
@@ -71,14 +72,17 @@ class Boot:
     memory_mib: int = 128
     icount: int | None = None
     name: str = "vm"
+    firmware: Path = FIRMWARE
+    options: tuple[str, ...] = ()
+    """Further options of the hypervisor."""
 
     def command(self, directory: Path) -> list[str]:
         """The hypervisor's."""
-        options = ["--memory", str(self.memory_mib), "--firmware", str(FIRMWARE)]
+        options = ["--memory", str(self.memory_mib), "--firmware", str(self.firmware)]
         if self.icount is not None:
             options += ["--icount", f"shift={self.icount}"]
         socket = ["--socket", str(directory / f"{self.name}.exit"), "--vm", self.name]
-        return [sys.executable, "-m", "mmiod.vmm", *socket, *options]
+        return [sys.executable, "-m", "mmiod.vmm", *socket, *options, *self.options]
 
 
 @define(eq=False)
@@ -100,8 +104,12 @@ class Booting:
 
     async def reaches_its_end(self, vm: str = "vm") -> str:
         """Wait for the firmware's last line; its log."""
+        return await self.says(re.escape(LAST_LINE), vm)
+
+    async def says(self, pattern: str, vm: str = "vm") -> str:
+        """Wait for something in the firmware's log; the log."""
         with trio.fail_after(PATIENCE_S):
-            while LAST_LINE not in self.log(vm):
+            while not re.search(pattern, self.log(vm)):
                 await self._look_again()
         return self.log(vm)
 
@@ -154,8 +162,8 @@ def until_end(trace: list[Record]) -> list[Record]:
 
 
 @asynccontextmanager
-async def booting(directory: Path, *boots: Boot) -> AsyncIterator[Booting]:
-    """A daemon that serves these VMs, and their hypervisors."""
+async def serving(directory: Path, *boots: Boot) -> AsyncIterator[Daemon]:
+    """A daemon that waits for the hypervisors of these VMs, with a socket NAME.exit for each."""
     tables: Tables = {
         "daemon": {"control": str(directory / "control"), "recorder_capacity": 1 << 20, "log_level": "error"},
         "vm": [],
@@ -168,10 +176,20 @@ async def booting(directory: Path, *boots: Boot) -> AsyncIterator[Booting]:
         )
     (directory / "mmiod.toml").write_text(toml(tables))
     built = daemon.build(config.load(directory / "mmiod.toml"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(daemon.serve, built, Notifier(), RateLimiter(), {})
         await built.started.wait()
+        try:
+            yield built
+        finally:
+            built.stopping.set()
+
+
+@asynccontextmanager
+async def booting(directory: Path, *boots: Boot) -> AsyncIterator[Booting]:
+    """A daemon that serves these VMs, and their hypervisors."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    async with serving(directory, *boots) as built:
         processes = [
             await trio.lowlevel.open_process(boot.command(directory), env=environment) for boot in boots
         ]
@@ -182,4 +200,3 @@ async def booting(directory: Path, *boots: Boot) -> AsyncIterator[Booting]:
                 for process in processes:
                     process.kill()
                     await process.wait()
-            built.stopping.set()

@@ -152,6 +152,15 @@ def test_power_on_forgets_timers_and_begins_at_zero() -> None:
     assert [] == host.fired
 
 
+def test_timers_of_one_deadline_fire_in_the_order_of_arming() -> None:
+    """Arming again counts as arming: the timer goes behind those that were armed meanwhile."""
+    clock, fired = Host().clock(virtual=True), list[str]()
+    for timer in ("a", "b", "c", "a"):
+        clock.arm("pit", timer, 10, partial(fired.append, timer))
+    clock.advance_to(10)
+    assert ["b", "c", "a"] == fired
+
+
 def test_timer_that_is_always_due_does_not_hold_virtual_time_for_ever() -> None:
     """A way ends after its limit of timers: standing at the next deadline, and saying so."""
     clock = Host().clock(virtual=True)

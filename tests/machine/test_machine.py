@@ -11,6 +11,7 @@ from mmiod.device import PENDING, Device, IrqInputs, IrqOutput, Pending, Region,
 from mmiod.errors import MachineError
 from mmiod.machine.address_map import Policy
 from mmiod.machine.description import DeviceDescription, MachineDescription, Placement, UnclaimedDescription
+from mmiod.machine.ports import BackendStatus
 from mmiod.trace.record import ADDRESS, DEVICE, DIRECTION, SPACE, STATUS, VALUE
 from mmiod.values import READ, WRITE, Space
 from tests.machine.machines import Rig
@@ -225,6 +226,7 @@ class Sent:
     """A backend's near end that keeps what it gets."""
 
     pieces: list[bytes] = field(factory=list)
+    status: BackendStatus = field(factory=lambda: BackendStatus("test"))
 
     def put(self, data: bytes) -> None:
         """Keep it."""

@@ -108,11 +108,27 @@ def test_regions_that_the_guest_placed_are_where_they_were() -> None:
     assert claim.host.name == "testdev"
 
 
+def test_a_line_that_was_high_is_high_after_a_restore() -> None:
+    """The interrupt request that was there is there, has its vector, and goes when that is taken."""
+    machine, other = pc(), pc()
+    pic = [(0x20, 1, 0x11, 0), (0x21, 1, 8, 0), (0x21, 1, 4, 0), (0x21, 1, 1, 0), (0x21, 1, 0xFE, 0)]
+    pit = [(0x43, 1, 0x34, 0), (0x40, 1, 100, 0), (0x40, 1, 0, 0), (0x61, 1, None, 10**6)]
+    drive(machine, [*pic, *pit])
+    assert machine.interrupts == {0: True}
+    restore(other, save(machine))
+    assert other.interrupts == {0: True}
+    assert other.acknowledge(0) == 8
+    assert other.interrupts == {0: False}
+
+
 def changed(change: Callable[[Any], None]) -> bytes:
     """A saved PC with something wrong in it."""
     data = json.loads(save(pc()))
     change(data)
     return json.dumps(data).encode()
+
+
+ARMED = [{"device": "pit", "timer": "change", "deadline_ns": ns} for ns in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +153,8 @@ def changed(change: Callable[[Any], None]) -> bytes:
         ),
         (lambda d: d["devices"]["uart0"]["state"].update(x=1), "devices.uart0.state"),
         (lambda d: d["timers"].append({"device": "pit", "timer": "x", "deadline_ns": 1}), "has no timer x"),
+        (lambda d: d["timers"].extend(ARMED), "timers[1]: pit.change is armed twice"),
+        (lambda d: d["devices"]["pit"].update(failure=7), "$.devices['pit'].failure"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_touched(

@@ -69,6 +69,23 @@ def test_compiler_places_every_member_where_the_table_does(compiler: tuple[str, 
 
 
 @pytest.mark.needs("gcc")
+def test_layout_alone_needs_no_libc(tmp_path: Path) -> None:
+    """Without the client's half the compiler's own headers suffice."""
+    source = tmp_path / "paravisor.c"
+    source.write_text(
+        '#define MMIOD_EXIT_LAYOUT_ONLY\n#include "mmiod_exit.h"\nstruct mmiod_msg_exit_raw out;\n'
+    )
+
+    out = subprocess.run(
+        [*C, *STRICT, "-ffreestanding", "-M", str(source)], check=True, capture_output=True, text=True
+    )
+
+    assert [] == [
+        name for name in out.stdout.split() if "/include/" in name and name.startswith("/usr/include")
+    ]
+
+
+@pytest.mark.needs("gcc")
 def test_numbers_are_the_tables(tmp_path: Path) -> None:
     """Every constant of the header has the table's value."""
     expected = {f"MMIOD_MSG_{layout.name}": type_ for type_, layout in MESSAGES.items()}

@@ -31,6 +31,17 @@ def test_required_part_fails(monkeypatch: pytest.MonkeyPatch, wanted: str) -> No
         parts.need("ghost")
 
 
+def test_all_does_not_ask_for_what_nobody_can_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that belongs to the machine skips under `all`, and fails where it is named."""
+    monkeypatch.setitem(parts.parts(), "ghost", parts.Part("ghost", "(machine)", "tests of ghosts", "false"))
+    monkeypatch.setenv("MMIOD_REQUIRE", "all")
+    with pytest.raises(pytest.skip.Exception):
+        parts.need("ghost")
+    monkeypatch.setenv("MMIOD_REQUIRE", "all,ghost")
+    with pytest.raises(pytest.fail.Exception):
+        parts.need("ghost")
+
+
 def test_present_part_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A part whose probe succeeds is neither skipped nor failed."""
     monkeypatch.setitem(parts.parts(), "ghost", parts.Part("ghost", "", "", "true"))

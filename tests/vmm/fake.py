@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
 
 from attrs import define, field
 
@@ -18,16 +18,15 @@ from mmiod.protocol.exit import replies
 from mmiod.protocol.exit.client import Client
 from mmiod.protocol.exit.codec import pack
 from mmiod.protocol.exit.completions import NO_DEADLINE, encode_completion
-from mmiod.protocol.exit.events import Arrived, Hello, Map, Reset
+from mmiod.protocol.exit.events import Arrived, Hello, Map, Pause, Reset, Restore, Save
 from mmiod.protocol.exit.readers import read
 from mmiod.protocol.exit.table import MAX_MESSAGE, NUMBERS
 from mmiod.values import Completion, DecodedExit, Direction, Exit, HaltExit, TickExit, Values
+from mmiod.vmm.accelerator import Accelerator
 from mmiod.vmm.clock import Clock, DaemonClock, InstructionClock
 from mmiod.vmm.guest import GuestMemory
-from mmiod.vmm.link import Link
-
-if TYPE_CHECKING:
-    from mmiod.vmm.vcpu import Vcpu
+from mmiod.vmm.link import Alarm, Link
+from mmiod.vmm.vcpu import Vcpu
 
 MAX_RESETS = 3
 EXIT_PORT = 0xF4
@@ -71,8 +70,12 @@ class FakeDaemon:
     """Sent behind the next completion."""
     break_before: set[int] = field(factory=set)
     break_after: set[int] = field(factory=set)
-    break_at_reset: bool = False
-    """The same for a RESET."""
+    break_at: type | None = None
+    """The same for the first such request, e.g. Reset."""
+    saved: bytes = b"state"
+    """What SAVE gives."""
+    restored: list[bytes] = field(factory=list)
+    """What RESTORE brought."""
     answer_resend: Completion | None = None
     """For an exit that got no reply the first time."""
     exits: list[tuple[Exit, int]] = field(factory=list)
@@ -126,19 +129,31 @@ class FakeDaemon:
 
     def _take(self, connection: socket.socket) -> bool:
         data, descriptors, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 4)
+        message = read(data) if data else None
+        if isinstance(message, Restore):
+            self.restored.append(os.pread(descriptors[0], message.length, 0))
         for descriptor in descriptors:
             os.close(descriptor)
-        if not data:
+        if message is None:
             return False
-        message = read(data)
         if isinstance(message, Arrived):
             return self._exit(connection, message)
         reply = self._control(message)
-        if isinstance(message, Reset) and self.break_at_reset:
-            self.break_at_reset = False
+        if type(message) is self.break_at:
+            self.break_at = None
             return False
-        connection.send(reply)
+        if isinstance(message, Save):
+            self._save(connection, message)
+        else:
+            connection.send(reply)
         return True
+
+    def _save(self, connection: socket.socket, message: Save) -> None:
+        descriptor = os.memfd_create("state")
+        os.write(descriptor, self.saved)
+        reply = replies.ack(message.serial, len(self.saved))
+        socket.send_fds(connection, [reply], [descriptor])
+        os.close(descriptor)
 
     def _control(self, message: object) -> bytes:
         if isinstance(message, Hello):
@@ -149,7 +164,7 @@ class FakeDaemon:
         elif isinstance(message, Reset):
             self.resets.append(message)
             assert len(self.resets) <= MAX_RESETS, "the guest resets for ever"
-        assert isinstance(message, Map | Reset), message
+        assert isinstance(message, Map | Reset | Pause | Save | Restore), message
         return replies.ack(message.serial)
 
     def _welcome(self, hello: Hello) -> bytes:
@@ -253,18 +268,35 @@ class Run:
         self.daemon.join()
 
 
-def guest(image: bytes, daemon: FakeDaemon, *, shift: int | None = None) -> Run:
+def guest(
+    image: bytes,
+    daemon: FakeDaemon,
+    *,
+    shift: int | None = None,
+    accelerator: Callable[[Vcpu], Accelerator] | None = None,
+    alarm: Alarm | None = None,
+) -> Run:
     """A guest of 1 MiB with `image` as firmware; with `shift`, guest time is counted instructions."""
-    from mmiod.vmm.vcpu import Vcpu  # noqa: PLC0415 - the mark `needs` comes first
-
     memory = GuestMemory.create(1, image)
-    link = Link(daemon.connect, Client(VM, vcpus=1), memory.slots, patience=0.2, follow_intr=shift is None)
+    link = Link(
+        daemon.connect,
+        Client(VM, vcpus=1),
+        memory.slots,
+        patience=0.2,
+        follow_intr=shift is None,
+        alarm=alarm,
+    )
     link.open()
     clock: Clock = DaemonClock() if shift is None else InstructionClock(shift)
-    vcpu = Vcpu(link, memory, clock)
-    if shift is not None:
-        vcpu.cpu.count_time_stamps(vcpu.guest_ns)
+    vcpu = Vcpu(link, memory, clock, accelerator or partial(unicorn, counted=shift is not None))
     return Run(daemon, memory, link, vcpu)
+
+
+def unicorn(vcpu: Vcpu, *, counted: bool = False) -> Accelerator:
+    """The accelerator of a test that needs unicorn."""
+    from mmiod.vmm.unicorn import UnicornCpu  # noqa: PLC0415 - the mark `needs` comes first
+
+    return UnicornCpu(vcpu.memory, vcpu.perform, vcpu.guest_ns if counted else None)
 
 
 def ports(run: Run) -> list[tuple[str, int, bytes]]:

@@ -9,10 +9,11 @@ from mmiod.errors import ProtocolError
 from mmiod.protocol.exit import replies
 from mmiod.protocol.exit.client import Client
 from mmiod.protocol.exit.codec import pack
+from mmiod.protocol.exit.events import Pause, Reset, Restore, Save
 from mmiod.protocol.exit.table import NUMBERS
 from mmiod.values import READ, DecodedExit, HaltExit, Space, Values
 from mmiod.vmm.guest import GuestMemory
-from mmiod.vmm.link import Link, LinkLost, Refused, connect_to
+from mmiod.vmm.link import HandOver, Link, LinkLost, Refused, connect_to
 from tests.vmm.fake import EXIT, TOKEN, VM, FakeDaemon, firmware, guest, ports
 
 COUNTING = "b003 e680 fec8 75fa" + EXIT
@@ -141,7 +142,7 @@ def test_a_request_ends_a_halt_and_the_reset_drops_it() -> None:
 
 def test_a_reset_survives_a_broken_connection() -> None:
     """The RESET whose ACK was lost is sent again."""
-    daemon = FakeDaemon(break_at_reset=True)
+    daemon = FakeDaemon(break_at=Reset)
     link = link_to(daemon)
     link.reset()
     link.close()
@@ -200,3 +201,83 @@ def test_nobody_listening_is_told_after_a_while(tmp_path: Path) -> None:
 
     with pytest.raises(LinkLost, match="No such file or directory"):
         link.open()
+
+
+def test_a_session_is_handed_over() -> None:
+    """PAUSE and SAVE here; there a new session, memory, the state, and sequence 1 again."""
+    here, there = FakeDaemon(saved=b"all devices"), FakeDaemon()
+    memory = GuestMemory.create(1, firmware(EXIT))
+    link = Link(here.connect, Client(VM, vcpus=1), memory.slots, patience=0.2)
+    link.open()
+    link.exchange(reading(0x40), 0)
+    link.exchange(reading(0x41), 0)
+    here.interrupt = True
+    link.exchange(reading(0x42), 0)
+
+    link.hand_over(HandOver(3, there.connect, "other"))
+
+    assert link.interrupt
+    link.exchange(reading(0x43), 0)
+    link.close()
+    memory.close()
+    here.join()
+    there.join()
+    assert [b"all devices"] == there.restored
+    assert ("other", bytes(16)) == (there.hellos[0].vm, there.hellos[0].token)
+    assert [slot.gpa for slot in here.maps] == [slot.gpa for slot in there.maps]
+    assert [(0x40, 1), (0x41, 2), (0x42, 3)] == numbered(here)
+    assert [(0x43, 1)] == numbered(there)
+    assert 4 == link.exits
+
+
+def numbered(daemon: FakeDaemon) -> list[tuple[int, int]]:
+    """Port and sequence number of the exits of a daemon."""
+    exits = [exit_ for exit_, _ in daemon.exits if isinstance(exit_, DecodedExit)]
+    return [(exit_.address, exit_.sequence) for exit_ in exits]
+
+
+@pytest.mark.parametrize("request_", [Pause, Save])
+def test_a_daemon_that_goes_away_while_it_saves_is_lost(request_: type) -> None:
+    """Nobody knows what it saved: the run ends."""
+    here, there = FakeDaemon(break_at=request_), FakeDaemon()
+    link = link_to(here)
+
+    with pytest.raises(LinkLost, match="went away while it saved"):
+        link.hand_over(HandOver(0, there.connect))
+
+    link.close()
+    here.join()
+    assert [] == there.hellos
+
+
+def test_a_daemon_that_goes_away_while_it_restores_is_tried_again() -> None:
+    """With another new session; the state is still at hand."""
+    here, there = FakeDaemon(), FakeDaemon(break_at=Restore)
+    link = link_to(here)
+
+    link.hand_over(HandOver(0, there.connect))
+
+    link.close()
+    here.join()
+    there.join()
+    assert [b"state", b"state"] == there.restored
+    assert [VM, VM] == [hello.vm for hello in there.hellos]
+    assert {bytes(16)} == {hello.token for hello in there.hellos}
+
+
+@pytest.mark.needs("unicorn")
+@pytest.mark.parametrize("exits", [0, 1, 2, 3])
+def test_the_vcpu_hands_over_after_that_many_exits(exits: int) -> None:
+    """Between two instructions: the guest notices nothing, no exit is lost or done twice."""
+    here, there = FakeDaemon(), FakeDaemon()
+    run = guest(firmware(COUNTING), here)
+    run.vcpu.hand_over = HandOver(exits, there.connect)
+
+    assert run.run() == 0
+
+    there.join()
+    assert exits == len(here.exits)
+    values = [
+        exit_.data for daemon in (here, there) for exit_, _ in daemon.exits if isinstance(exit_, DecodedExit)
+    ]
+    assert [b"\3", b"\2", b"\1", b"\0"] == values

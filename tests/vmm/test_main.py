@@ -3,6 +3,8 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,23 +21,36 @@ def arguments(directory: Path, *more: str) -> list[str]:
     return [*paths, "--vm", VM, "--memory", "1", "--patience", "0.2", *more]
 
 
-@pytest.mark.needs("unicorn")
-@pytest.mark.parametrize("more", [[], ["--icount", "shift=3"]])
-def test_the_exit_status_is_what_the_guest_asks_for(tmp_path: Path, more: list[str]) -> None:
-    """Over a real socket: REQUEST EXIT 42 ends the program with 42; HELLO asks for what the options need."""
+@contextmanager
+def serving(directory: Path) -> Iterator[FakeDaemon]:
+    """A daemon of one connection behind the socket of `arguments`."""
     daemon = FakeDaemon()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(str(tmp_path / "vm.exit"))
-    listener.listen()
-    thread = threading.Thread(target=lambda: daemon.serve(listener.accept()[0]), daemon=True)
-    thread.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(directory / "vm.exit"))
+        listener.listen()
+        thread = threading.Thread(target=lambda: daemon.serve(listener.accept()[0]), daemon=True)
+        thread.start()
+        yield daemon
+        thread.join(10)
 
-    assert main(arguments(tmp_path, *more)) == 42
 
-    thread.join(10)
-    listener.close()
+@pytest.mark.parametrize(
+    ("more", "bitness", "required"),
+    [
+        pytest.param((), 32, 2, marks=pytest.mark.needs("unicorn")),
+        pytest.param(("--icount", "shift=3"), 32, 3, marks=pytest.mark.needs("unicorn")),
+        pytest.param(("--accel", "kvm"), 64, 2, marks=pytest.mark.needs("kvm")),
+    ],
+)
+def test_the_exit_status_is_what_the_guest_asks_for(
+    tmp_path: Path, more: tuple[str, ...], bitness: int, required: int
+) -> None:
+    """Over a real socket: REQUEST EXIT 42 ends the program with 42; HELLO asks for what the options need."""
+    with serving(tmp_path) as daemon:
+        assert main(arguments(tmp_path, *more)) == 42
+
     (hello,) = daemon.hellos
-    assert ("mmiod-vmm", 1, 32, 3 if more else 2) == (
+    assert ("mmiod-vmm", 1, bitness, required) == (
         hello.vendor,
         hello.vcpus,
         hello.bitness,
@@ -93,3 +108,32 @@ def test_bad_names_are_refused(tmp_path: Path, name: str, capsys: pytest.Capture
         main(arguments(tmp_path, "--vm", name))
 
     assert f"{name!r} is not 1..32 printable ASCII characters" in capsys.readouterr().err
+
+
+def test_icount_on_kvm_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """KVM counts no instructions; status 2."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments(tmp_path, "--accel", "kvm", "--icount", "shift=3"))
+
+    assert 2 == caught.value.code
+    assert "--icount needs --accel unicorn: KVM counts no instructions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["300", "x:/run/b", "300:", ":/run/b", "-1:/run/b"])
+def test_a_bad_hand_over_is_refused(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message has the value and the form; status 2."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments(tmp_path, f"--hand-over={text}"))
+
+    assert 2 == caught.value.code
+    assert f"{text!r} is not EXITS:SOCKET or EXITS:SOCKET:VM" in capsys.readouterr().err
+
+
+@pytest.mark.needs("unicorn")
+def test_a_hand_over_to_nobody_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SAVE is asked for in HELLO; without a second daemon the run ends with a sentence."""
+    with serving(tmp_path) as daemon:
+        assert main(arguments(tmp_path, "--hand-over", f"0:{tmp_path}/none:other")) == 1
+
+    assert 2 | 64 == daemon.hellos[0].required
+    assert "mmiod-vmm: no daemon for 0.2 s: [Errno 2] No such file or directory\n" == capsys.readouterr().err

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmiod.values import Direction
+from mmiod.values import Direction, Space
+from mmiod.vmm.accelerator import Halted, Paused
 from mmiod.vmm.guest import GuestMemory
 from tests.vmm.fake import GDT, GDTR, firmware
 from tests.vmm.test_vcpu import FLAT
@@ -14,17 +15,17 @@ def cpu(code: str):  # type: ignore[no-untyped-def]  # noqa: ANN201 - its module
     """A vCPU without a daemon, whose ports read 0."""
     from mmiod.vmm.unicorn import UnicornCpu  # noqa: PLC0415
 
-    def port_io(_direction: Direction, _port: int, _size: int, _value: int) -> int:
-        return 0
+    return UnicornCpu(GuestMemory.create(1, firmware(code)), zeros)
 
-    return UnicornCpu(GuestMemory.create(1, firmware(code)), port_io)
+
+def zeros(_space: Space, direction: Direction, _address: int, size: int, count: int, _data: bytes) -> bytes:
+    """Ports that read 0."""
+    return bytes(size * count) if direction is Direction.READ else b""
 
 
 @pytest.mark.parametrize("limit", [1, 2, 17, 99])
 def test_the_meter_stops_before_the_instruction_at_the_limit(limit: int) -> None:
     """`limit` instructions run, not one more; going on counts the next ones once."""
-    from mmiod.vmm.unicorn import Halted, Paused  # noqa: PLC0415
-
     guest = cpu("43" * 100 + "f4")  # behind the jump: inc bx; ...; hlt
     guest.meter.limit = limit
 
@@ -39,8 +40,6 @@ def test_the_meter_stops_before_the_instruction_at_the_limit(limit: int) -> None
 
 def test_the_window_opens_where_if_is_set() -> None:
     """The meter stops at the first instruction behind STI, in whose shadow nothing is taken."""
-    from mmiod.vmm.unicorn import Paused  # noqa: PLC0415
-
     guest = cpu("90 90 fb 90 90 f4")
     guest.meter.window = 1
 
@@ -65,8 +64,6 @@ def test_a_load_of_ss_casts_a_shadow() -> None:
 
 def test_a_reset_forgets_everything_but_memory() -> None:
     """Registers, hidden segment state, tables and mode are those of a new vCPU."""
-    from mmiod.vmm.unicorn import Halted  # noqa: PLC0415
-
     guest = cpu("b80012 8ed8 c606000055 2e0f01160000 2e0f011e0000 0f20c0 0c01 0f22c0 f4")
     fresh = guest.state()
 
@@ -76,12 +73,12 @@ def test_a_reset_forgets_everything_but_memory() -> None:
     guest.reset()
 
     assert fresh == guest.state()
-    assert b"\x55" == guest.read(0x12000, 1)
+    assert b"\x55" == guest.memory.read(0x12000, 1)
 
 
 def test_a_reset_forgets_translations() -> None:
     """The page at 0x5000 was mapped to 0x6000; after a reset it is itself again."""
-    from mmiod.vmm.unicorn import Halted, UnicornCpu  # noqa: PLC0415
+    from mmiod.vmm.unicorn import UnicornCpu  # noqa: PLC0415
 
     # real mode: read [0x5000] if [0x600] is set; else the same with paging (cr3 = 0x1000)
     code = "803e000600 7404 a00050 f4" + FLAT
@@ -91,7 +88,7 @@ def test_a_reset_forgets_translations() -> None:
         memory.write(place, entry.to_bytes(4, "little"))
     memory.write(0x5000, b"\x55")
     memory.write(0x6000, b"\x66")
-    guest = UnicornCpu(memory, lambda *_access: 0)
+    guest = UnicornCpu(memory, zeros)
 
     assert Halted() == guest.run()
     assert 0x66 == guest.state().gpr[0] & 0xFF
@@ -108,7 +105,7 @@ def test_code_that_was_overwritten_runs_as_written_after_a_reset() -> None:
     memory = GuestMemory.create(1, firmware("43 f4"))
     from mmiod.vmm.unicorn import UnicornCpu  # noqa: PLC0415
 
-    guest = UnicornCpu(memory, lambda *_access: 0)
+    guest = UnicornCpu(memory, zeros)
     guest.run()
     memory.write(0xF0000, b"\x4b")  # dec bx
     guest.reset()

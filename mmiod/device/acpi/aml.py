@@ -3,21 +3,21 @@
 Specification: ACPI 6.5, chapter 20; resource descriptors 6.4, device IDs 6.1.5.  Every
 function gives the bytes of one term; terms are put together by giving them to another.
 
-Not here: control flow, operators and fields.  What these tables describe is fixed.
+Not here: paths, control flow, operators and fields.  What these tables describe is fixed.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable
 from typing import Final
 
-ROOT: Final = "\\"
-NAME_LENGTH: Final = 4
+_SEGMENT: Final = re.compile("[A-Z_][A-Z0-9_]{0,3}")
 _PACKAGE_ELEMENTS_MAX: Final = 255
 
-_ZERO, _ONE, _NAME, _STRING, _SCOPE, _BUFFER, _PACKAGE = b"\x00", b"\x01", b"\x08", b"\x0d", b"\x10", b"\x11", b"\x12"
-_DUAL_NAME, _MULTI_NAME = b"\x2e", b"\x2f"
+_ZERO, _ONE, _NAME, _STRING = b"\x00", b"\x01", b"\x08", b"\x0d"
+_SCOPE, _BUFFER, _PACKAGE = b"\x10", b"\x11", b"\x12"
 _DEVICE: Final = b"\x5b\x82"
 _INTEGERS: Final = ((b"\x0a", 1), (b"\x0b", 2), (b"\x0c", 4), (b"\x0e", 8))
 """Prefixes of constants, and their bytes."""
@@ -38,19 +38,11 @@ def string(text: str) -> bytes:
     return _STRING + text.encode("ascii") + b"\0"
 
 
-def name_string(path: str) -> bytes:
-    r"""A path such as `\_SB.PCI0` (20.2.2); short segments are filled up with `_`."""
-    prefix, segments = (b"\\", path[1:].split(".")) if path.startswith(ROOT) else (b"", path.split("."))
-    encoded = [_segment(segment) for segment in segments if segment]
-    counts = {0: _ZERO, 1: b"", 2: _DUAL_NAME}
-    return prefix + counts.get(len(encoded), _MULTI_NAME + bytes([len(encoded) & 0xFF])) + b"".join(encoded)
-
-
-def _segment(segment: str) -> bytes:
-    filled = segment.ljust(NAME_LENGTH, "_")
-    if len(filled) > NAME_LENGTH or filled[0].isdigit() or not filled.replace("_", "A").isalnum() or not filled.isupper() and filled.strip("_0123456789"):
-        raise ValueError(f"{segment!r} is no AML name: up to four of A-Z, _ and, not first, 0-9")
-    return filled.encode("ascii")
+def segment(name: str) -> bytes:
+    """A name, of one segment; a short one is filled up with `_` (20.2.2)."""
+    if not _SEGMENT.fullmatch(name):
+        raise ValueError(f"{name!r} is no AML name: one to four of A-Z, _ and, not first, 0-9")
+    return name.ljust(4, "_").encode()
 
 
 def _with_length(content: bytes) -> bytes:
@@ -65,19 +57,19 @@ def _with_length(content: bytes) -> bytes:
     raise ValueError(f"{length} bytes are too long for a package")
 
 
-def name(path: str, value: bytes) -> bytes:
-    """`Name (path, value)`."""
-    return _NAME + name_string(path) + value
+def name(given: str, value: bytes) -> bytes:
+    """`Name (given, value)`."""
+    return _NAME + segment(given) + value
 
 
-def scope(path: str, *terms: bytes) -> bytes:
-    """`Scope (path) {terms}`."""
-    return _SCOPE + _with_length(name_string(path) + b"".join(terms))
+def scope(given: str, *terms: bytes) -> bytes:
+    """`Scope (given) {terms}`."""
+    return _SCOPE + _with_length(segment(given) + b"".join(terms))
 
 
-def device(path: str, *terms: bytes) -> bytes:
-    """`Device (path) {terms}`."""
-    return _DEVICE + _with_length(name_string(path) + b"".join(terms))
+def device(given: str, *terms: bytes) -> bytes:
+    """`Device (given) {terms}`."""
+    return _DEVICE + _with_length(segment(given) + b"".join(terms))
 
 
 def package(elements: Iterable[bytes]) -> bytes:
@@ -97,7 +89,7 @@ def eisa_id(text: str) -> bytes:
     """A device ID such as `PNP0A03` as an integer: three letters of 5 bits, four hex digits."""
     first, second, third = (ord(letter) - 0x40 for letter in text[:3])
     packed = (first << 10 | second << 5 | third) << 16 | int(text[3:], 16)
-    return _INTEGERS[2][0] + packed.to_bytes(4, "big")
+    return integer(int.from_bytes(packed.to_bytes(4, "big"), "little"))
 
 
 # --- resource templates (6.4) ----------------------------------------------------------

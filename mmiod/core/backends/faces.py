@@ -1,0 +1,106 @@
+"""What a backend is to the device task.
+
+A stream's backend opens *links*: bytes out, bytes in.  A service's backend opens *service
+links*: one request, one reply.  `open` is a context manager; whatever it holds (a socket,
+a process) is gone when it is left.  What fails raises `OSError`, trio's resource errors
+or `BackendFailed`, and the device task opens anew.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from attrs import frozen
+
+
+class BackendFailed(Exception):
+    """The far side ended or broke its protocol; the message is the reason, for people."""
+
+
+class RequestRefused(Exception):
+    """This request was not done and will not be, though the backend lives."""
+
+
+@frozen
+class Place:
+    """Whose backend it is; paths in specs are relative to `directory`."""
+
+    vm: str
+    device: str
+    name: str
+    """Of the stream or the service."""
+    directory: Path = Path()
+
+    def path(self, text: str) -> Path:
+        """A path as a machine file writes it: `{vm}` and `{device}` stand for the names."""
+        return self.directory / text.replace("{vm}", self.vm).replace("{device}", self.device)
+
+
+class Link(Protocol):
+    """An open stream; trio's streams are such."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Take bytes that the device sent."""
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        """Bytes for the device, at least one; none if the far side has ended."""
+
+
+class StreamBackend(Protocol):
+    """What a stream leads to."""
+
+    @property
+    def where(self) -> str:
+        """What a person connects to while the link is open or awaited; "" if there is nothing."""
+
+    @property
+    def owns(self) -> str:
+        """What only one backend of the daemon can have; "" if there is nothing."""
+
+    @property
+    def framed(self) -> bool:
+        """Whether each piece that the device sends is a message of its own."""
+
+    @property
+    def attached(self) -> bool:
+        """Whether anybody is known to take the bytes of the open link."""
+
+    def open(self) -> AbstractAsyncContextManager[Link]:
+        """Begin; may wait."""
+
+
+class ServiceLink(Protocol):
+    """An open service."""
+
+    async def perform(self, kind: str, data: bytes) -> bytes:
+        """Do a request.
+
+        Raises:
+            RequestRefused: it was not done, for this reason.
+        """
+
+    async def query(self, kind: str, data: bytes) -> bytes | None:
+        """The reply to a request that was in doubt; None if it was not done."""
+
+    async def cancel(self) -> None:
+        """End the request under way early, if that can be."""
+
+    async def watch(self) -> None:
+        """Raise when the far side dies."""
+
+
+class ServiceBackend(Protocol):
+    """What renders a service."""
+
+    @property
+    def owns(self) -> str:
+        """What only one backend of the daemon can have; "" if there is nothing."""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The requests that it knows."""
+
+    def open(self) -> AbstractAsyncContextManager[ServiceLink]:
+        """Begin; may wait."""

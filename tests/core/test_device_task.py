@@ -1,0 +1,356 @@
+"""Lanes: what a device sends and gets, in order and bounded, and what becomes of a backend that fails."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+from attrs import define, field
+
+from mmiod.core.backends.faces import BackendFailed, Link, RequestRefused, ServiceLink
+from mmiod.core.device_task import CHUNK
+from mmiod.core.ports import MAX_QUEUED, MAX_REQUESTS
+from tests.core.backends import serving
+
+# --- streams -----------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class Wire:
+    """A stream's far side: takes when it is let, gives what the test puts in."""
+
+    taken: list[bytes] = field(factory=list)
+    gate: trio.Event = field(factory=trio.Event)
+    asked: list[int] = field(factory=list)
+    """How many bytes the lane was ready to read, each time."""
+    failures: list[Exception] = field(factory=list)
+    """What the next openings raise."""
+    framed: bool = False
+    attached: bool = True
+    where: str = ""
+    owns: str = ""
+    give: Callable[[bytes], None] = field(init=False)
+    _incoming: trio.MemoryReceiveChannel[bytes] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make the way in."""
+        send, self._incoming = trio.open_memory_channel[bytes](100)
+        self.give = send.send_nowait
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Link]:
+        """Succeed, or not."""
+        if self.failures:
+            raise self.failures.pop(0)
+        yield self
+
+    async def send_all(self, data: bytes) -> None:
+        """Wait for the gate."""
+        await self.gate.wait()
+        self.taken.append(data)
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """The next of what the test gave."""
+        self.asked.append(max_bytes)
+        return await self._incoming.receive()
+
+
+async def test_bytes_go_out_in_order_and_the_rest_at_the_end() -> None:
+    """Whatever a hook sends reaches the backend once, in order; the daemon's end waits for it."""
+    wire = Wire()
+    wire.gate.set()
+    async with serving(streams={"serial": wire}) as bench:
+        for number in range(50):
+            bench.device.serial.send(b"%d," % number)
+            if number % 7 == 0:
+                await trio.testing.wait_all_tasks_blocked()
+        bench.device.serial.send(b"end")
+    assert b"".join(b"%d," % number for number in range(50)) + b"end" == b"".join(wire.taken)
+
+
+async def test_slow_backend_loses_bytes_and_counts_them() -> None:
+    """A queue holds its bound; the hook never waits, and what was taken stays in order."""
+    wire = Wire()
+    async with serving(streams={"serial": wire}) as bench:
+        queue = bench.task.streams[0].queue
+        bench.device.serial.send(b"a" * (MAX_QUEUED - 1))
+        await trio.testing.wait_all_tasks_blocked()
+        bench.device.serial.send(b"bcd")
+        bench.device.serial.send(b"ef")
+        assert (MAX_QUEUED, 4) == (queue.queued, queue.status.lost)
+        wire.gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        bench.device.serial.send(b"g")
+    assert b"a" * (MAX_QUEUED - 1) + b"bg" == b"".join(wire.taken)
+
+
+async def test_pieces_of_a_framed_stream_stay_apart() -> None:
+    """What a hook sends at once is one message, or is lost whole."""
+    wire = Wire(framed=True)
+    async with serving(streams={"serial": wire}) as bench:
+        for piece in (b"one", b"two", b"x" * MAX_QUEUED, b"three"):
+            bench.device.serial.send(piece)
+        wire.gate.set()
+    assert [b"one", b"two", b"three"] == wire.taken
+    assert MAX_QUEUED == bench.task.streams[0].queue.status.lost
+
+
+@pytest.mark.parametrize("attached", [True, False])
+async def test_backend_that_takes_nothing_does_not_hold_the_end_up(
+    autojump_clock: trio.testing.MockClock, attached: bool
+) -> None:
+    """The drain has a second, and no time for a backend that nobody has attached to."""
+    async with serving(streams={"serial": Wire(attached=attached)}) as bench:
+        bench.device.serial.send(b"x")
+        begin = trio.current_time()
+    assert (1 if attached else 0) == trio.current_time() - begin
+    assert autojump_clock is not None
+
+
+async def test_bytes_come_in_and_no_more_than_there_is_room() -> None:
+    """A lane reads what the device takes, and waits for `ready` where that is nothing."""
+    wire = Wire()
+    async with serving(streams={"serial": wire}) as bench:
+        await trio.testing.wait_all_tasks_blocked()
+        bench.device.space = 3
+        for piece in (b"ab", b"c", b"de"):
+            wire.give(piece)
+        await bench.until(lambda: bench.device.received == b"abc")
+        await trio.testing.wait_all_tasks_blocked()
+        assert [CHUNK, 1] == wire.asked
+        bench.device.space = 10
+        bench.device.serial.ready()
+        await bench.until(lambda: bench.device.received == b"abcde")
+    assert [CHUNK, 1, 7, 5] == wire.asked
+
+
+async def test_stream_without_room_hook_takes_chunks() -> None:
+    """A device that says nothing of room gets `CHUNK` bytes at most at once."""
+    wire = Wire()
+    async with serving(streams={"debug": wire}):
+        await trio.testing.wait_all_tasks_blocked()
+    assert [CHUNK] == wire.asked
+
+
+async def test_failing_backend_is_opened_again(autojump_clock: trio.testing.MockClock) -> None:
+    """With growing pauses; the same reason is told once; what was sent meanwhile is still sent."""
+    wire = Wire(failures=[OSError("no"), OSError("no"), BackendFailed("never")])
+    wire.gate.set()
+    async with serving(streams={"serial": wire}) as bench:
+        bench.device.serial.send(b"early")
+        await bench.until(lambda: "backend_opened" in bench.events)
+        assert pytest.approx(0.2 + 0.4 + 0.8) == trio.current_time()
+        await trio.testing.wait_all_tasks_blocked()
+    assert ["backend_failed", "backend_failed", "backend_opened"] == bench.events
+    assert ({"device": "dev", "stream": "serial", "backend": "test", "reason": "never"}) == bench.facts(
+        "backend_failed"
+    )
+    assert [b"early"] == wire.taken
+    assert autojump_clock is not None
+
+
+async def test_bytes_in_doubt_are_lost_and_counted(autojump_clock: trio.testing.MockClock) -> None:
+    """What a backend did not take before it failed is not sent again."""
+
+    class Breaking(Wire):
+        """Fails in the first write."""
+
+        async def send_all(self, data: bytes) -> None:
+            """Take all but the first."""
+            if b"one" in data:
+                raise trio.BrokenResourceError
+            self.taken.append(data)
+
+    wire = Breaking()
+    async with serving(streams={"serial": wire}) as bench:
+        bench.device.serial.send(b"one")
+        await bench.until(lambda: "backend_failed" in bench.events)
+        bench.device.serial.send(b"two")
+        await bench.until(lambda: bench.events.count("backend_opened") == 2)
+    assert ([b"two"], 3) == (wire.taken, bench.task.streams[0].queue.status.lost)
+    assert autojump_clock is not None
+
+
+# --- services ----------------------------------------------------------------------------------
+
+Step = bytes | Exception | None
+"""What becomes of a request: a reply, a failure, or (None) it waits for `release`."""
+
+
+@define(eq=False)
+class Disk:
+    """A service's far side, which plays a script."""
+
+    steps: deque[Step] = field(factory=deque)
+    openings: deque[Exception | None] = field(factory=deque)
+    queries: dict[bytes, bytes] = field(factory=dict)
+    log: list[tuple[str, ...]] = field(factory=list)
+    release: trio.Event = field(factory=trio.Event)
+    death: trio.Event = field(factory=trio.Event)
+    owns: str = ""
+    kinds: frozenset[str] = frozenset({"initialize", "execute", "ask"})
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[ServiceLink]:
+        """Succeed, or not."""
+        self.log.append(("open",))
+        failure = self.openings.popleft() if self.openings else None
+        if failure is not None:
+            raise failure
+        self.death = trio.Event()
+        yield self
+
+    async def perform(self, kind: str, data: bytes) -> bytes:
+        """Play the next step."""
+        await trio.lowlevel.checkpoint()
+        self.log.append((kind, data.decode()))
+        step = self.steps.popleft() if self.steps else b"done"
+        if step is None:
+            await self.release.wait()
+            return b"released"
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def query(self, kind: str, data: bytes) -> bytes | None:
+        """What the script knows."""
+        await trio.lowlevel.checkpoint()
+        self.log.append(("query", kind))
+        return self.queries.get(data)
+
+    async def cancel(self) -> None:
+        """Let the request go."""
+        await trio.lowlevel.checkpoint()
+        self.log.append(("cancel",))
+        self.release.set()
+
+    async def watch(self) -> None:
+        """Die when told to."""
+        await self.death.wait()
+        raise BackendFailed("killed")
+
+
+async def test_requests_are_done_in_order_and_one_at_a_time() -> None:
+    """The backend is opened for the first one; replies come with numbers."""
+    disk = Disk(deque([b"a", RequestRefused("no medium"), b"c"]))
+    async with serving(service=disk) as bench:
+        await trio.testing.wait_all_tasks_blocked()
+        assert [] == disk.log
+        for data in (b"1", b"2", b"3"):
+            bench.device.disk.send("execute", data)
+        await bench.until(lambda: len(bench.device.answers) == 3)
+    assert [(1, b"a"), (2, "no medium"), (3, b"c")] == bench.device.answers
+    assert [("open",), *(("execute", n) for n in "123")] == disk.log
+
+
+async def test_cancel_reaches_the_request_under_way_only() -> None:
+    """The reply still comes; a number that is not under way is nobody's."""
+    disk = Disk(deque([None]))
+    async with serving(service=disk) as bench:
+        first, second = bench.device.disk.send("execute", b"1"), bench.device.disk.send("execute", b"2")
+        await trio.testing.wait_all_tasks_blocked()
+        bench.device.disk.cancel(second)
+        await trio.testing.wait_all_tasks_blocked()
+        assert ("cancel",) not in disk.log
+        bench.device.disk.cancel(first)
+        await bench.until(lambda: len(bench.device.answers) == 2)
+    assert [(1, b"released"), (2, b"done")] == bench.device.answers
+
+
+async def test_request_in_doubt_is_reported_and_never_repeated() -> None:
+    """At most once: effect_unknown with number and kind, a failure for the device; the next one is done."""
+    disk = Disk(deque([BackendFailed("killed")]))
+    async with serving(service=disk) as bench:
+        bench.device.disk.send("execute", b"1")
+        bench.device.disk.send("execute", b"2")
+        await bench.until(lambda: len(bench.device.answers) == 2)
+    assert [(1, "killed"), (2, b"done")] == bench.device.answers
+    assert ["backend_opened", "backend_failed", "effect_unknown", "backend_opened"] == bench.events
+    assert {"device": "dev", "service": "disk", "number": 1, "kind": "execute"} == bench.facts(
+        "effect_unknown"
+    )
+    assert 1 == disk.log.count(("execute", "1"))
+
+
+async def test_idempotent_request_is_done_again() -> None:
+    """The device gets one reply; nothing is unknown."""
+    disk = Disk(deque([BackendFailed("killed"), OSError("again"), b"third"]))
+    async with serving(service=disk) as bench:
+        bench.device.disk.send("initialize", b"1")
+        await bench.until(lambda: bool(bench.device.answers))
+    assert [(1, b"third")] == bench.device.answers
+    assert 3 == disk.log.count(("initialize", "1"))
+    assert "effect_unknown" not in bench.events
+
+
+async def test_idempotent_request_is_not_done_for_ever() -> None:
+    """After three failures it fails too."""
+    disk = Disk(deque([BackendFailed("killed")] * 10))
+    async with serving(service=disk) as bench:
+        bench.device.disk.send("initialize", b"1")
+        await bench.until(lambda: bool(bench.device.answers))
+    assert [(1, "killed")] == bench.device.answers
+    assert 3 == disk.log.count(("initialize", "1"))
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_queryable_request_is_asked_for(known: bool) -> None:
+    """The backend says what became of it: its reply, or that it was not done, and then it is."""
+    disk = Disk(deque([BackendFailed("killed"), b"done anew"]), queries={b"1": b"was done"} if known else {})
+    async with serving(service=disk) as bench:
+        bench.device.disk.send("ask", b"1")
+        await bench.until(lambda: bool(bench.device.answers))
+    assert [(1, b"was done" if known else b"done anew")] == bench.device.answers
+    assert [
+        ("open",),
+        ("ask", "1"),
+        ("open",),
+        ("query", "ask"),
+        *([] if known else [("ask", "1")]),
+    ] == disk.log
+
+
+async def test_backend_that_cannot_be_opened_fails_what_waits() -> None:
+    """No request hangs, none was done; the next one tries again."""
+    disk = Disk(openings=deque([OSError("no such program"), None]))
+    async with serving(service=disk) as bench:
+        for data in (b"1", b"2"):
+            bench.device.disk.send("execute", data)
+        await bench.until(lambda: len(bench.device.answers) == 2)
+        bench.device.disk.send("execute", b"3")
+        await bench.until(lambda: len(bench.device.answers) == 3)
+    assert [(1, "no such program"), (2, "no such program"), (3, b"done")] == bench.device.answers
+    assert ["backend_failed", "backend_opened"] == bench.events
+
+
+async def test_death_without_request_is_told_and_costs_nothing() -> None:
+    """An idle backend dies: one event; it is opened again for the next request."""
+    disk = Disk()
+    async with serving(service=disk) as bench:
+        bench.device.disk.send("execute", b"1")
+        await bench.until(lambda: bool(bench.device.answers))
+        disk.death.set()
+        await bench.until(lambda: "backend_failed" in bench.events)
+        await trio.testing.wait_all_tasks_blocked()
+        assert 1 == disk.log.count(("open",))
+        bench.device.disk.send("execute", b"2")
+        await bench.until(lambda: len(bench.device.answers) == 2)
+    assert [(1, b"done"), (2, b"done")] == bench.device.answers
+
+
+async def test_queue_of_requests_is_bounded() -> None:
+    """What finds it full fails, while the others wait."""
+    disk = Disk(deque([None]))
+    async with serving(service=disk) as bench:
+        for _ in range(MAX_REQUESTS + 2):
+            bench.device.disk.send("execute", b"x")
+        await bench.until(lambda: len(bench.device.answers) == 2)
+        reason = f"{MAX_REQUESTS} requests wait already"
+        assert [(MAX_REQUESTS + 1, reason), (MAX_REQUESTS + 2, reason)] == bench.device.answers
+        disk.release.set()
+        await bench.until(lambda: len(bench.device.answers) == MAX_REQUESTS + 2)
+        assert not bench.task.services[0].queue.busy

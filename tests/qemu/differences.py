@@ -1,0 +1,279 @@
+"""Where our devices and QEMU's are known to differ, and who is right.
+
+At most 20 rows.  A row's proof is a list of runs from power-on; the last access of each is
+a read that gives both sides different bits, all of them among `bits`.  `tests/qemu` fails
+when one does not differ any more.  A campaign may ignore what a row names, nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import evolve, frozen
+
+from tests.qemu.sides import Access
+
+I440FX, PIIX3, PM = 0x0000, 0x0800, 0x0B00
+"""Device and function, as bits 15:8 of CONFADD."""
+
+
+def read(port: int, size: int = 1) -> Access:
+    """IN."""
+    return Access("port", port, size)
+
+
+def write(port: int, value: int, size: int = 1) -> Access:
+    """OUT."""
+    return Access("port", port, size, value)
+
+
+def config(function: int, register: int, size: int = 4, value: int | None = None) -> list[Access]:
+    """A PCI configuration access."""
+    address = write(0xCF8, 1 << 31 | function | register & 0xFC, 4)
+    return [address, Access("port", 0xCFC + (register & 3), size, value)]
+
+
+def cmos(cell: int, value: int | None = None) -> list[Access]:
+    """An access to the RTC's memory."""
+    return [write(0x70, cell), Access("port", 0x71, 1, value)]
+
+
+@frozen
+class Difference:
+    """One row.  `right` is `ours`, `QEMU` or `both` (they are different machines)."""
+
+    device: str
+    register: str
+    bits: int
+    condition: str
+    citation: str
+    right: str
+    proof: tuple[list[Access], ...] = ()
+    sections: str = ""
+    """Sections of clocked.S that prove it, in time."""
+
+    def excuses(self, access: Access, bits: int | None = None) -> Access:
+        """The access, not compared in the row's bits, or in those where another register shows them."""
+        return evolve(access, ignored=access.ignored | (self.bits if bits is None else bits))
+
+
+INIT: Final = [write(0x20, 0x11), write(0x21, 0x08), write(0x21, 0x04), write(0x21, 0x01)]
+"""ICW1-4 of the master."""
+PM_PLACED: Final = [*config(PM, 0x40, 4, 0xB000), *config(PM, 0x80, 1, 1)]
+"""PM I/O space at port B000h."""
+
+UART_OUT2 = Difference(
+    "uart0", "MCR", 0x08, "after reset", "PC16550D, Table I: MCR is all bits low", "ours", ([read(0x3FC)],)
+)
+UART_DELTAS = Difference(
+    "uart0",
+    "MSR",
+    0x0F,
+    "modem outputs change in loopback, or it begins or ends",
+    "PC16550D, 8.7 bit 4: the modem control interrupts are operational, their sources are MCR's bits",
+    "ours",
+    ([write(0x3FC, 0x12), read(0x3FE)],),
+)
+PIC_EDGE = Difference(
+    "pic",
+    "IRR",
+    0xFF,
+    "edge-triggered input falls before it was acknowledged",
+    "8259A, Edge and Level Triggered Modes: IR must remain high until after the first INTA",
+    "ours",
+    ([*INIT, Access("line", 3, 1, 1), Access("line", 3, 1, 0), read(0x20)],),
+)
+PIC_MASKED_EOI = Difference(
+    "pic",
+    "ISR",
+    0xFF,
+    "non-specific EOI in special mask mode while the highest level in service is masked",
+    "8259A, End of Interrupt: a masked IS bit is not cleared by a non-specific EOI in Special Mask Mode",
+    "ours",
+    (
+        [
+            *(*INIT, Access("line", 3, 1, 1), write(0x20, 0x0C), read(0x20)),
+            *(write(0x20, 0x68), write(0x21, 0x08), write(0x20, 0x20), write(0x20, 0x0B), read(0x20)),
+        ],
+    ),
+)
+PIT_STATUS = Difference(
+    "pit",
+    "status byte",
+    0xC0,
+    "NULL COUNT before the count is loaded; OUTPUT (and OUT2) in modes 1, 2, 4, 5, 6, 7",
+    "8254, Read-Back Command, Figure 11; Mode Definitions: OUT is initially high; M2 is X in modes 2 and 3",
+    "ours",
+    (
+        [write(0x43, 0x30), write(0x40, 2), write(0x40, 1), write(0x43, 0xE2), read(0x40)],
+        [write(0x43, 0x34), write(0x40, 2), write(0x40, 1), write(0x43, 0xE2), read(0x40)],
+    ),
+)
+PIT_LATCH = Difference(
+    "pit",
+    "latched count",
+    0xFF,
+    "control word while a count is latched",
+    "8254, Counter Latch Command: held until it is read or the counter is reprogrammed",
+    "ours",
+    (
+        [
+            *(write(0x43, 0x10), write(0x40, 0x55), write(0x43, 0x00)),
+            *(write(0x43, 0x10), write(0x40, 0x22), read(0x40)),
+        ],
+    ),
+)
+PIT_NEW_COUNT = Difference(
+    "pit",
+    "counting element",
+    0xFF,
+    "new count while modes 2 and 3 count, or 1 and 5 before a trigger after the first",
+    "8254, Mode 2: does not affect the current counting sequence; Mode 3: at the end of the half-cycle",
+    "ours",
+    ([write(0x43, 0x14), write(0x40, 0x55), write(0x40, 0x22), read(0x40)],),
+)
+PIT_ELEMENT = Difference(
+    "pit",
+    "counting element",
+    0xFFFF,
+    "odd count in mode 3; BCD; GATE low in modes 0, 2, 3, 4",
+    "8254, Mode 3, ODD COUNTS: count minus one is loaded; Control Word, BCD; GATE = 0 disables counting",
+    "ours",
+    ([write(0x43, 0x16), write(0x40, 0x55), read(0x40)],),
+    "BG",
+)
+REFRESH = Difference(
+    "pit",
+    "port 61h, REFRESH",
+    0x10,
+    "any read: QEMU toggles it at each",
+    "PIIX3, 2.5.4.1 bit 4: it toggles following every refresh cycle",
+    "ours",
+    ([read(0x61)],),
+)
+RTC_RANGE = Difference(
+    "rtc",
+    "seconds to century",
+    0xFF,
+    "dates outside 1970..2262: QEMU keeps them as unsigned 64-bit ns",
+    "MC146818A, Time, Calendar and Alarm Locations: 100 years; PS/2 century byte: 19h, 20h",
+    "ours",
+    ([*cmos(0x32, 0x60), *cmos(0x32)],),
+)
+RTC_PERIODIC = Difference(
+    "rtc",
+    "register C, PF",
+    0x40,
+    "PIE = 0: QEMU never sets it; PIE = 1: its first period begins there and not with the divider's",
+    "MC146818A, Register C, PF: set independent of PIE, at the divider's rate",
+    "ours",
+    sections="P",
+)
+I8042_STATUS = Difference(
+    "i8042",
+    "status, CD and SYS",
+    0x0C,
+    "after a write of port 60h; after a command byte with SYS = 0",
+    "PS/2 HITR, Keyboard Controller, Status Register, bits 3 and 2",
+    "ours",
+    ([write(0x64, 0xAA), read(0x60), write(0x64, 0x60), write(0x60, 0x03), read(0x64)],),
+)
+I8042_KEYBOARD = Difference(
+    "i8042",
+    "data and status after a byte for keyboard or mouse",
+    0xFF,
+    "always: QEMU has both plugged in",
+    "PS/2 HITR, Status Register bit 6: transmit time-out, with FEh in the output buffer",
+    "both",
+    ([write(0x60, 0xF4), read(0x60)],),
+)
+PCI_STORAGE = Difference(
+    "i440fx, piix3, pm",
+    "40h-FFh",
+    0xFFFFFFFF,
+    "what is reserved or not modelled: QEMU stores it, and presets board settings",
+    "82441FX, 3.0 and 82371SB, 2.0: reserved registers and bits return 0",
+    "ours",
+    ([*config(I440FX, 0xF0, 4, ~0 & 0xFFFFFFFF), *config(I440FX, 0xF0)],),
+)
+PCI_RESET = Difference(
+    "i440fx, piix3",
+    "PCICMD, PCISTS",
+    0x02800007,
+    "after reset; the 440FX's PCISTS always",
+    "82441FX, 3.1.3-4: 0006h, 0280h; 82371SB, 2.2.3: 0007h (QEMU's own piix3_reset means it, too)",
+    "ours",
+    (config(I440FX, 0x04), config(PIIX3, 0x04)),
+)
+CONFADD = Difference(
+    "pci",
+    "CONFADD",
+    0xFFFFFFFF,
+    "bits 30:24 and 1:0; all bits when it is not read as a doubleword",
+    "PCI 3.0, 3.2.2.3.2: reserved, must return 0; anything but a doubleword is no access to CONFADD",
+    "ours",
+    ([write(0xCF8, 0x7F000003, 4), read(0xCF8, 4)], [write(0xCF8, 0x03, 4), read(0xCF8)]),
+)
+BUS = Difference(
+    "any",
+    "any",
+    0xFFFFFFFF,
+    "access beyond its region (QEMU does not split it), or of a size that it refuses (QEMU: 0)",
+    "82371SB, 3.1: a word for an 8-bit device is two bus cycles; nobody drives the bus high or low: ones",
+    "ours",
+    ([read(0x505, 2)], [read(0x510, 2)]),
+)
+PM_OVERFLOW = Difference(
+    "pm",
+    "PMSTS.TMROF_STS",
+    0x0001,
+    "at power-on",
+    "ACPI 6.5, 4.8.3.1.1: set when the counter's most significant bit changes",
+    "ours",
+    ([*PM_PLACED, read(0xB000, 2)],),
+)
+PM_BYTES = Difference(
+    "pm",
+    "PMSTS, PMEN, PMCNTRL",
+    0xFF,
+    "access to the high byte alone: QEMU answers with the low one, or with 0",
+    "ACPI 6.5, 4.8.3: PM1 registers may be accessed as bytes",
+    "ours",
+    ([*PM_PLACED, write(0xB004, 0x1C01, 2), read(0xB005)],),
+)
+PM_RESERVED = Difference(
+    "pm",
+    "PMEN, PMCNTRL",
+    0xFFFF,
+    "reserved bits: QEMU stores them",
+    "82371AB, 7.2.2-3: reserved bits read 0",
+    "ours",
+    ([*PM_PLACED, write(0xB002, 0xFADE, 2), read(0xB002, 2)],),
+)
+
+TABLE: Final = (
+    *(
+        UART_OUT2,
+        UART_DELTAS,
+        PIC_EDGE,
+        PIC_MASKED_EOI,
+        PIT_STATUS,
+        PIT_LATCH,
+        PIT_NEW_COUNT,
+        PIT_ELEMENT,
+        REFRESH,
+    ),
+    *(
+        RTC_RANGE,
+        RTC_PERIODIC,
+        I8042_STATUS,
+        I8042_KEYBOARD,
+        PCI_STORAGE,
+        PCI_RESET,
+        CONFADD,
+        BUS,
+        PM_OVERFLOW,
+        PM_BYTES,
+    ),
+    PM_RESERVED,
+)
