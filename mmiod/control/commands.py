@@ -97,7 +97,7 @@ def get_statistics(daemon: Daemon, request: messages.OfVm) -> messages.Statistic
     missed = [
         reports.range_(machine, found)
         for machine, found in _ranges(daemon, request)
-        if found.claim is None and found.hits
+        if found.claim is None and reports.misses(machine, found)
     ]
     return messages.Statistics(
         devices=[reports.statistics(vm, host) for vm, host in hosts],

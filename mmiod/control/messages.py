@@ -81,7 +81,7 @@ class Range:
     """Addresses `start` to `last`: of a region of `owner`, or what `policy` gives where nobody is.
 
     `fixed` says that the machine file placed the region, not the guest.  `hits` counts
-    accesses that met the policy since the map last changed.
+    accesses that met the policy.
     """
 
     vm: str

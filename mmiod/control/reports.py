@@ -55,6 +55,15 @@ def _ports(machine: Machine) -> Iterator[tuple[tuple[str, str], StreamPort | Ser
     yield from machine.services.items()
 
 
+def misses(machine: Machine, found: Range) -> int:
+    """Accesses to addresses that are in this range now, and that nobody claimed."""
+    return sum(
+        count
+        for (space, address), count in machine.misses.items()
+        if space == found.space and found.start <= address < found.end
+    )
+
+
 def range_(machine: Machine, found: Range) -> messages.Range:
     """One range of the address map."""
     claim = found.claim
@@ -67,7 +76,7 @@ def range_(machine: Machine, found: Range) -> messages.Range:
         region=claim.region if claim else None,
         fixed=claim.fixed if claim else True,
         policy=None if claim else found.policy.name.lower(),
-        hits=found.hits,
+        hits=0 if claim else misses(machine, found),
     )
 
 

@@ -80,17 +80,13 @@ class Unclaimed:
 
 @define(eq=False)
 class Range:
-    """A stretch of a space with one answer: a claim's, or a policy's if `claim` is None.
-
-    `hits` counts accesses that met a policy.
-    """
+    """A stretch of a space with one answer: a claim's, or a policy's if `claim` is None."""
 
     space: Space
     start: int
     end: int
     claim: Claim | None
     policy: Policy
-    hits: int = 0
 
     @property
     def forwards(self) -> bool:

@@ -35,6 +35,7 @@ Record = tuple[int, str, int, int, int, int, int, int, int, str, int, str, str, 
 
 P = ParamSpec("P")
 
+MAX_MISSES: Final = 4096
 Part = tuple[type[Device], object]
 """A device's class and its configuration."""
 
@@ -109,6 +110,8 @@ class Machine:
     interrupts: dict[int, bool] = field(factory=dict)
     """The interrupt request of each vCPU that a wire leads to."""
     unclaimed: dict[Space, list[Unclaimed]] = field(factory=dict)
+    misses: dict[tuple[Space, int], int] = field(factory=dict)
+    """Accesses that no device claimed, by address; at most `MAX_MISSES` addresses."""
     levels: dict[int, bool] = field(factory=dict)
     """Lines of the hypervisor's interrupt controller that a wire leads to."""
     settled: list[tuple[InlineHost, int]] = field(factory=list)
@@ -194,8 +197,14 @@ class Machine:
         cause.space, cause.address = outer
         return total
 
+    def _count_miss(self, space: Space, address: int) -> None:
+        """Count an access that met a policy, by address: the map may move under it."""
+        known = self.misses.get((space, address), 0)
+        if known or len(self.misses) < MAX_MISSES:
+            self.misses[space, address] = known + 1
+
     def _unclaimed_access(self, found: Range, size: int, direction: Direction, value: int) -> int:
-        found.hits += 1
+        self._count_miss(found.space, self.cause.address)
         answer = 0 if direction == WRITE or found.policy == Policy.ZEROS else ones(size)
         status: Status = "forwarded" if found.policy == Policy.FORWARD else "unclaimed"
         self.record(None, direction, size, value if direction == WRITE else answer, "", status, 0)

@@ -152,7 +152,7 @@ def test_policies(policy: Policy, read: int, status: str, told: bool) -> None:
     rig = Rig({}, unclaimed=(UnclaimedDescription(Space.MMIO, 0x1000, 0x1000, policy),))
     assert read == rig.access(Space.MMIO, 0x1800, 2, READ)
     assert 0 == rig.access(Space.MMIO, 0x1800, 2, WRITE, 7)
-    assert 2 == rig.machine.find(Space.MMIO, 0x1800).hits
+    assert {(Space.MMIO, 0x1800): 2} == rig.machine.misses
     assert [(READ, read, status), (WRITE, 7, status)] == [
         (record[DIRECTION], record[VALUE], record[STATUS]) for record in rig.records
     ]
