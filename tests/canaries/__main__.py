@@ -56,9 +56,9 @@ def _run(chosen: list[Canary], trees: list[Path]) -> list[Result]:
     for tree in trees:
         free.put(tree)
     with ThreadPoolExecutor(len(trees)) as pool:
-        halves = [tests[number :: len(trees)] for number in range(len(trees))]
-        for code, output in pool.map(run_tests, trees, halves):
-            if code:
+        shares = [tests[number :: len(trees)] for number in range(len(trees))]
+        for code, output in pool.map(run_tests, trees, filter(None, shares)):
+            if code != 0:
                 print("\n".join(output.splitlines()[-LINES:]))
                 raise CanaryError("a test fails, or is not there, without any bug")
 

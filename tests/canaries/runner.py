@@ -69,6 +69,7 @@ def check(canary: Canary, tree: Path = ROOT) -> None:
 
 def run_tests(tree: Path, tests: list[str]) -> tuple[int | None, str]:
     """The exit code of pytest (None if it took too long) and what it printed."""
+    assert tests, "without a name pytest runs them all"
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"CI": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # the same examples always
     environment.pop("PYTHONPATH", None)
