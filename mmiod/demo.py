@@ -31,6 +31,8 @@ from mmiod.plugins.loader import bundled_directories
 FIRMWARE: Final = (Path("/usr/share/seabios/bios-256k.bin"), Path("/usr/share/qemu/bios-256k.bin"))
 """Stock SeaBIOS, where Debian's packages put it."""
 CONSOLE: Final = "debugcon"
+TPM_COMMAND: Final = ("tpm", "ctrl_start", "w")
+"""The access that starts a command."""
 LAST_LINES: Final = ("No bootable device.", "The tiny guest is done.")
 """What SeaBIOS, or our own guest, says last."""
 RESET_VECTOR: Final = bytes.fromhex("ea 00 00 00 f0").ljust(16, b"\0")
@@ -62,20 +64,21 @@ def run(*, memory_mib: int, as_json: bool) -> int:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="mmiod-demo-"))
         control = _start_daemon(stack, Path(directory))
         _start_hypervisor(stack, Path(directory), firmware or _tiny_guest(Path(directory)), memory_mib)
-        finished = _follow(stack, control, as_json=as_json)
+        shown = _follow(stack, control, as_json=as_json)
         client = Client(str(control))
         stack.callback(client.close)
         statistics, exits = client.call("GetStatistics"), client.call("ListExits")
     if as_json:
-        print(json.dumps({"finished": finished, "statistics": statistics, "exits": exits}))
+        told = {"finished": shown.ended, "tpm_commands": shown.tpm_commands}
+        print(json.dumps({**told, "statistics": statistics, "exits": exits}))
     else:
         print()
         print("\n".join(show_statistics(statistics)))
         print("\n".join(show_exits(exits)))
         if not any(totals["unsupported"] for totals in exits["totals"]):
             print("unsupported instructions: none")
-        print(_verdict(finished=finished))
-    return 0 if finished else 1
+        print(_verdict(shown))
+    return 0 if shown.ended else 1
 
 
 def _introduction(firmware: Path | None, memory_mib: int) -> str:
@@ -84,10 +87,11 @@ def _introduction(firmware: Path | None, memory_mib: int) -> str:
     return f"{boots}\n\n{'the firmware says':{LOG_WIDTH}}  what it did since the line before\n"
 
 
-def _verdict(*, finished: bool) -> str:
-    if finished:
-        return "\nThe firmware reached its end: there is nothing to boot from, and every device was Python."
-    return f"\nThe firmware did not reach its end within {PATIENCE_S:.0f} s."
+def _verdict(shown: Lines) -> str:
+    if not shown.ended:
+        return f"\nThe firmware did not reach its end within {PATIENCE_S:.0f} s."
+    measured = f"  It sent the TPM {shown.tpm_commands} commands." if shown.tpm_commands else ""
+    return f"\nThe firmware reached its end: nothing to boot from, and every device was Python.{measured}"
 
 
 # --- processes -------------------------------------------------------------------------------
@@ -99,7 +103,8 @@ def _start_daemon(stack: ExitStack, directory: Path) -> Path:
     Raises:
         TimeoutError: it did not start; its log says why.
     """
-    machine = _config() / "machines" / "pc.toml"
+    with_tpm = shutil.which("swtpm") is not None
+    machine = _config() / "machines" / ("pc-tpm.toml" if with_tpm else "pc.toml")
     config = directory / "mmiod.toml"
     config.write_text(CONFIG.format(directory=directory, machine=machine))
     notifications = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
@@ -142,8 +147,8 @@ def _spawn(stack: ExitStack, arguments: Sequence[str], **environment: str) -> No
 # --- what is shown -----------------------------------------------------------------------------
 
 
-def _follow(stack: ExitStack, control: Path, *, as_json: bool) -> bool:
-    """Show the boot until the firmware's last line; whether that came."""
+def _follow(stack: ExitStack, control: Path, *, as_json: bool) -> Lines:
+    """Show the boot until the firmware's last line, or for as long as patience lasts."""
     client = Client(str(control))
     stack.callback(client.close)
     lines = Lines(shutil.get_terminal_size((134, 40)).columns)
@@ -153,11 +158,9 @@ def _follow(stack: ExitStack, control: Path, *, as_json: bool) -> bool:
             for line in lines.take(access):
                 if not as_json:
                     print(line, flush=True)
-        if lines.ended:
-            return True
-        if time.monotonic() > deadline:
-            return False
-    return False
+        if lines.ended or time.monotonic() > deadline:
+            break
+    return lines
 
 
 @define
@@ -166,6 +169,7 @@ class Lines:
 
     columns: int
     ended: bool = False
+    tpm_commands: int = 0
     _text: str = ""
     _traffic: Counter[str] = field(factory=Counter)
 
@@ -175,6 +179,7 @@ class Lines:
             arrow = "r" if access["direction"] == "read" else "w"
             name = access["register"] or access["region"] or access["space"]
             self._traffic[f"{access['device'] or 'unclaimed'}.{name} {arrow}"] += 1
+            self.tpm_commands += (access["device"], name, arrow) == TPM_COMMAND
             return
         if access["direction"] == "read":
             return
