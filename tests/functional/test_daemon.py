@@ -100,8 +100,12 @@ class Served:
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """What is in the log, of this name."""
-        events = [json.loads(line) for line in self.log.read_text().splitlines()]
+        events = [json.loads(line) for line in self._whole_lines()]
         return [event for event in events if name in {None, event["event"]}]
+
+    def _whole_lines(self) -> list[str]:
+        """The daemon may be in the middle of the next one."""
+        return self.log.read_text().rpartition("\n")[0].splitlines()
 
     def waits_for(self, name: str) -> list[dict[str, Any]]:
         """The events of this name, once there is one."""
