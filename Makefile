@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: help setup test demo bench examples fuzz canaries lint generate screen lock clean
+.PHONY: help setup test demo bench judge examples fuzz canaries lint generate screen lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -28,9 +28,8 @@ fuzz: setup  ## fuzz each target for SECONDS (60); ARGS="x86 codec" chooses
 canaries: setup  ## plant bugs in copies of the tree: each must be caught by its test
 	@.venv/bin/python -m tests.canaries $(ARGS)
 
-ACCESSES = 100000
 judge: setup  ## compare devices with QEMU's; ACCESSES=100000 for each
-	@.venv/bin/python -m tests.qemu.judge $(ACCESSES)
+	@.venv/bin/python -m tests.qemu.judge $(or $(ACCESSES),100000)
 
 lint: setup  ## the gates of CI: lint, format, types, imports
 	@.ci/gates

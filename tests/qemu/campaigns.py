@@ -254,7 +254,7 @@ def function(random: Random, number: int, name: str) -> Steps:
 
     PMREGMISC.PMIOSE stays 0: PM I/O space may not come to lie over CONFADD.
     """
-    ours = _stored_bits(plugin(name))
+    ours = stored_bits(plugin(name))
     yield [*config(number, 0x04, 2, 0x0100), *config(number, 0x04, 2)]
     for register in range(0x40, 0x100, 4):  # QEMU's reset values are board settings
         yield config(number, register, 4, 0)
@@ -275,7 +275,7 @@ def function(random: Random, number: int, name: str) -> Steps:
         yield access
 
 
-def _stored_bits(device: type[Device]) -> bytearray:
+def stored_bits(device: type[Device]) -> bytearray:
     """For each byte of configuration space the bits that a register of ours stores."""
     stored = bytearray(256)
     for register in device.declared.values():
@@ -291,7 +291,7 @@ def pm_io(random: Random) -> Steps:
         port = random.choice((0xB000, 0xB002, 0xB004, 0xB008, 0xB000 + random.randrange(0x0C, 0x40, 4)))
         size = 4 if port >= 0xB008 else 2
         reserved = {0xB002: 0xFADE, 0xB004: 0xE3FC}.get(port, 0)
-        yield [rows.PM_RESERVED.excuses(read(port, size), reserved)]
+        yield [rows.PM_REGISTERS.excuses(read(port, size), reserved)]
         if port == 0xB004:
             yield [write(port, random.getrandbits(16) & ~0x2000, 2)]
         elif random.random() < 0.3:

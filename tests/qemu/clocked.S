@@ -27,6 +27,19 @@
         put     0x71, \value
         .endm
 
+        .macro  pics                            # ICW1-4, all masked: no earlier edge is left
+        put     0x20, 0x11
+        put     0x21, 0x08
+        put     0x21, 0x04
+        put     0x21, 0x01
+        put     0xa0, 0x11
+        put     0xa1, 0x70
+        put     0xa1, 0x02
+        put     0xa1, 0x01
+        put     0x21, 0xff
+        put     0xa1, 0xff
+        .endm
+
         .macro  poll    port, mask, level       # read until the masked bits are `level`
         mov     $POLLS, %cx
         mov     $\port, %dx
@@ -60,16 +73,7 @@ start:  cli
         movw    %cs, 0x22
         movw    $clock, 0x1c0                   # vector 70h is IRQ 8
         movw    %cs, 0x1c2
-        put     0x20, 0x11
-        put     0x21, 0x08
-        put     0x21, 0x04
-        put     0x21, 0x01
-        put     0xa0, 0x11
-        put     0xa1, 0x70
-        put     0xa1, 0x02
-        put     0xa1, 0x01
-        put     0x21, 0xff
-        put     0xa1, 0xff
+        pics
 
 # --- PIT: counters 0 and 2 in modes that count, their OUT, the gate
 
@@ -166,10 +170,13 @@ wait:   sti
         .rept   3
         poll    0x71, 0x40, 0x40
         .endr
+        section 's'
         cell    0x0a, 0x28
         cell    0x0b, 0x42                      # 256 Hz
         put     0x70, 0x0c
         get     0x71
+        pics
+        section 'n'
         put     0x21, 0xfb
         put     0xa1, 0xfe
         mov     $300, %si                       # more than a second

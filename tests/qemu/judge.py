@@ -16,7 +16,7 @@ from typing import Final
 
 from mmiod.values import READ, WRITE, Direction
 from tests.qemu.campaigns import CAMPAIGNS, Campaign
-from tests.qemu.sides import Access, Ours, Reference, ours, reference
+from tests.qemu.sides import Access, Ours, Side, ours, reference
 
 SLICE: Final = 4096
 """Accesses between two comparisons."""
@@ -24,7 +24,7 @@ CONTEXT: Final = 12
 """Accesses shown before one that differs."""
 
 
-def compare(accesses: Sequence[Access], qemu: Reference, machine: Ours) -> str:
+def compare(accesses: Sequence[Access], qemu: Side, machine: Side) -> str:
     """What differs first, with what came before; "" if nothing does."""
     theirs, mine = qemu.run(accesses), machine.run(accesses)
     for index, access in enumerate(accesses):

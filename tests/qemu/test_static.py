@@ -77,7 +77,9 @@ def test_power_on_shows_the_same_configuration(
         assert "" == compare(header(function, name), qemu, machine)
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.device}-{row.register}")
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if row.device != "tpm"], ids=lambda row: f"{row.device}-{row.register}"
+)
 def test_a_difference_of_the_table_is_still_there(row: Difference, tmp_path: Path) -> None:
     """Each proof's last read differs, in the row's bits only."""
     for proof in row.proof:
