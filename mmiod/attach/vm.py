@@ -9,7 +9,6 @@ signals); further channels join by the token.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import socket
@@ -22,16 +21,16 @@ import trio
 from attrs import define, evolve, field
 
 from mmiod.attach.connection import Connection
+from mmiod.attach.documents import check_length, restored, saved
 from mmiod.attach.flights import Flights
+from mmiod.attach.slots import map_slot, remap_slot, unmap_slot
 from mmiod.core.ports import Signal
 from mmiod.core.pump import Pump
 from mmiod.core.run import Platform
 from mmiod.device import Request
-from mmiod.errors import MachineError, ProtocolError, RestoreError
+from mmiod.errors import ProtocolError
 from mmiod.machine.address_map import LENGTHS
 from mmiod.machine.machine import Machine
-from mmiod.machine.memory import Slot, storage_of
-from mmiod.machine.state import restore, save
 from mmiod.protocol.exit import (
     NEW,
     NEW_SESSION,
@@ -64,11 +63,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 ERROR: Final = NUMBERS["error"]
-PAGE: Final = 4096
 MAX_CONNECTIONS: Final = 64
 """Connections to one VM at once."""
-MAX_STATE: Final = 64 << 20
-"""Bytes of a saved state."""
 TOKEN_LENGTH: Final = len(NEW_SESSION)
 
 
@@ -266,53 +262,16 @@ class VmAttachment:
         return state
 
     def _on_map(self, connection: Connection, map_: Map, descriptors: list[int]) -> None:
-        self._check_pages("map", map_.serial, gpa=map_.gpa, length=map_.length)
-        if map_.slot >= self.offer.max_slots:
-            reason = f"slots are 0..{self.offer.max_slots - 1}"
-            raise ProtocolError(ERROR["LIMIT"], "map.slot", map_.slot, reason, subject=map_.serial)
-        storage = None
-        try:
-            if not map_.no_descriptor:
-                storage = storage_of(descriptors.pop(), map_.offset, map_.length, read_only=map_.read_only)
-        except MachineError as error:
-            raise ProtocolError(
-                ERROR["DESCRIPTOR"], "map.length", map_.length, str(error), subject=map_.serial
-            ) from error
-        known = self.machine.memory.slots.get(map_.slot)
-        if known is not None and (known.gpa, known.length) == (map_.gpa, map_.length):
-            self.machine.memory.remove(map_.slot)  # sent again by a client that missed the ACK
-        try:
-            self.machine.memory.add(Slot(map_.slot, map_.gpa, map_.length, map_.read_only, storage))
-        except MachineError as error:
-            if storage is not None:
-                storage.close()
-            raise ProtocolError(
-                ERROR["SLOT"], "map.slot", map_.slot, str(error), subject=map_.serial
-            ) from error
+        map_slot(self.machine.memory, map_, descriptors, self.offer.max_slots)
         connection.send(replies.ack(map_.serial))
 
     def _on_unmap(self, connection: Connection, unmap: Unmap, _descriptors: list[int]) -> None:
-        self._change_slot("unmap", unmap, lambda: self.machine.memory.remove(unmap.slot))
+        unmap_slot(self.machine.memory, unmap)
         connection.send(replies.ack(unmap.serial))
 
     def _on_remap(self, connection: Connection, remap: Remap, _descriptors: list[int]) -> None:
-        self._check_pages("remap", remap.serial, gpa=remap.gpa)
-        self._change_slot("remap", remap, lambda: self.machine.memory.move(remap.slot, remap.gpa))
+        remap_slot(self.machine.memory, remap)
         connection.send(replies.ack(remap.serial))
-
-    def _change_slot(self, name: str, message: Unmap | Remap, change: Callable[[], None]) -> None:
-        try:
-            change()
-        except MachineError as error:
-            raise ProtocolError(
-                ERROR["SLOT"], f"{name}.slot", message.slot, str(error), subject=message.serial
-            ) from error
-
-    def _check_pages(self, name: str, serial: int, **values: int) -> None:
-        for key, value in values.items():
-            if value % PAGE:
-                reason = f"it is no multiple of {PAGE:#x}"
-                raise ProtocolError(ERROR["RANGE"], f"{name}.{key}", value, reason, subject=serial)
 
     def _on_reset(self, connection: Connection, reset: Reset, _descriptors: list[int]) -> None:
         state = self._powered()
@@ -347,8 +306,8 @@ class VmAttachment:
         if not state.ledger.paused or state.pause_serial is not None:
             reason = "SAVE comes after the ACK of a PAUSE"
             raise ProtocolError(ERROR["STATE"], "header.type", 0, reason, subject=save_.serial, fatal=False)
-        document = save(self.machine)
-        connection.send(replies.ack(save_.serial, len(document)), _sealed_copy(document))
+        descriptor, length = saved(self.machine)
+        connection.send(replies.ack(save_.serial, length), descriptor)
 
     def _on_restore(self, connection: Connection, restore_: Restore, descriptors: list[int]) -> None:
         state = self._state()
@@ -357,22 +316,9 @@ class VmAttachment:
             raise ProtocolError(
                 ERROR["STATE"], "header.type", 0, reason, subject=restore_.serial, fatal=False
             )
-        if restore_.length > MAX_STATE:
-            reason = f"at most {MAX_STATE}"
-            raise ProtocolError(
-                ERROR["LIMIT"], "restore.length", restore_.length, reason, subject=restore_.serial
-            )
+        check_length(restore_)
         self._powered()
-        try:
-            restore(self.machine, os.pread(descriptors[0], restore_.length, 0))
-        except RestoreError as error:
-            raise ProtocolError(
-                ERROR["MISMATCH"], "restore", 0, str(error), subject=restore_.serial, fatal=False
-            ) from error
-        except OSError as error:
-            raise ProtocolError(
-                ERROR["DESCRIPTOR"], "restore descriptors", 1, str(error), subject=restore_.serial
-            ) from error
+        restored(self.machine, restore_, descriptors[0])
         connection.send(replies.ack(restore_.serial))
 
     def _on_unavailable(self, _connection: Connection, share: Share, _descriptors: list[int]) -> None:
@@ -494,15 +440,6 @@ class VmAttachment:
         for connection in list(self.connections):
             connection.close("the daemon stops")
         self.machine.memory.clear()
-
-
-def _sealed_copy(data: bytes) -> int:
-    """A memfd with these bytes, which nobody can change any more."""
-    descriptor = os.memfd_create("mmiod-state", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-    os.write(descriptor, data)
-    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    return descriptor
 
 
 Handler = Callable[[VmAttachment, Connection, Any, list[int]], None]
