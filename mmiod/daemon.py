@@ -292,6 +292,7 @@ async def _handle_signals(
         signal.SIGTERM: daemon.stopping.set,
         signal.SIGINT: daemon.stopping.set,
         signal.SIGUSR2: partial(_dump, daemon),
+        signal.SIGHUP: _refuse_reload,
     }
     with trio.open_signal_receiver(*actions) as received:
         task_status.started()
@@ -313,6 +314,11 @@ async def _feed_watchdog(daemon: Daemon, notifier: Notifier) -> None:
     while True:
         daemon.pump.soon(notifier.watchdog)
         await trio.sleep(notifier.watchdog_s)
+
+
+def _refuse_reload() -> None:
+    """SIGHUP: nothing can be loaded anew yet, and guests must not pay for the question."""
+    structlog.get_logger().warning("reload_refused", reason="plugins and machine files are read at start only")
 
 
 def _dump(daemon: Daemon) -> None:

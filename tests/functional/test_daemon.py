@@ -264,6 +264,16 @@ def test_sigusr2_dumps_tasks_and_exits(stack: ExitStack, tmp_path: Path) -> None
     assert any(line.startswith("pump.py:") for line in pump["stack"])
 
 
+def test_sighup_leaves_guests_alone(stack: ExitStack, tmp_path: Path) -> None:
+    """There is no reload yet: an operator who asks is told, and the session goes on."""
+    served = serve(stack, configured(tmp_path))
+    hypervisor = attach(stack, served)
+    hypervisor.exit(in_(0, 0x200))
+    served.process.send_signal(signal.SIGHUP)
+    assert "warning" == served.waits_for("reload_refused")[0]["level"]
+    hypervisor.exit(in_(0, 0x200))
+
+
 def test_stale_socket_is_removed(stack: ExitStack, tmp_path: Path) -> None:
     """What a killed daemon left does not keep the next one from starting."""
     config = configured(tmp_path)
