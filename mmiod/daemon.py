@@ -318,7 +318,8 @@ async def _feed_watchdog(daemon: Daemon, notifier: Notifier) -> None:
 
 def _refuse_reload() -> None:
     """SIGHUP: nothing can be loaded anew yet, and guests must not pay for the question."""
-    structlog.get_logger().warning("reload_refused", reason="plugins and machine files are read at start only")
+    reason = "plugins and machine files are read at start only"
+    structlog.get_logger().warning("reload_refused", reason=reason)
 
 
 def _dump(daemon: Daemon) -> None:
