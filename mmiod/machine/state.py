@@ -13,11 +13,12 @@ save needs a pause), guest memory and vCPUs (the hypervisor's), backends.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import cattrs
 from attrs import Factory, define, frozen
+from cattrs.cols import is_sequence, list_structure_factory
 from cattrs.preconf.json import make_converter
 
 from mmiod.errors import RestoreError
@@ -210,10 +211,23 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(
         bytearray, lambda value, _: bytearray(converter.structure(value, bytes))
     )
+    converter.register_structure_hook_factory(is_sequence, _lists_only)
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(bool, _boolean)
     converter.register_structure_hook(str, _text)
     return converter
+
+
+def _lists_only(kind: Any, converter: cattrs.Converter) -> Callable[[object, object], Any]:  # noqa: ANN401
+    """An empty text or table is no empty list, though it has as many elements."""
+    structure = list_structure_factory(kind, converter)
+
+    def checked(value: object, kind: object) -> object:
+        if not isinstance(value, list):
+            raise TypeError(f"{value!r} is no list")
+        return structure(value, kind)
+
+    return checked
 
 
 def _integer(value: object, _: object) -> int:

@@ -138,6 +138,7 @@ ARMED = [{"device": "pit", "timer": "change", "deadline_ns": ns} for ns in (1, 2
         (lambda d: d.update(schema=2), "schema: 2, this mmiod reads 1"),
         (lambda d: d["clock"].update(virtual=False), "clock.virtual: False"),
         (lambda d: d["clock"].update(now_ns="x"), "expected int at $.clock.now_ns"),
+        (lambda d: d.update(timers=""), "at $.timers"),
         (lambda d: d["devices"].pop("rtc"), "devices.rtc: only the machine has it"),
         (
             lambda d: d["devices"].update(more=d["devices"]["rtc"]),
