@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from time import perf_counter_ns
@@ -14,6 +15,16 @@ from mmiod.machine.description import DeviceDescription, Placement
 from mmiod.machine.host import HookDeadlineExceeded, InlineHost, Mark
 from mmiod.values import READ, Space
 from tests.machine.machines import Rig
+
+
+@pytest.fixture(autouse=True)
+def _no_collection() -> Iterator[None]:
+    """Hypothesis has a callback in the collector, in which an interruption would be lost."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
 
 DEADLINE_NS = 2_000_000
 PATIENCE_NS = 20_000_000_000
