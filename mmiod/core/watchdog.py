@@ -33,7 +33,8 @@ class Watchdog:
     """The core's thread."""
     working: threading.Event = field(factory=threading.Event)
     _stopped: threading.Event = field(factory=threading.Event)
-    _interrupted: set[tuple[int, int]] = field(factory=set)
+    _struck: dict[int, tuple[int, int]] = field(factory=dict)
+    """By mark: the serial that was interrupted last, and when."""
 
     def start(self) -> None:
         """Begin to watch."""
@@ -53,14 +54,18 @@ class Watchdog:
                 self.look(mark)
 
     def look(self, mark: Mark) -> None:
-        """Interrupt the hook that runs under this mark if it is late; once per hook."""
+        """Interrupt the hook that runs under this mark if it is late, again after each further deadline.
+
+        An interruption can be lost: in a finaliser or a callback of the garbage collector.
+        """
         serial, since = mark.serial, mark.since_ns
         if not since or perf_counter_ns() - since < self.deadline_ns:
             return
-        once = (id(mark), serial)
-        if once in self._interrupted:
+        now = perf_counter_ns()
+        last, struck_ns = self._struck.get(id(mark), (None, 0))
+        if last == serial and now - struck_ns < self.deadline_ns:
             return
-        self._interrupted = {once}
+        self._struck[id(mark)] = (serial, now)
         # From the comparison to the call there is no bytecode at which the GIL changes hands.
         if mark.serial == serial:
             _RAISE(self.thread, HookDeadlineExceeded)

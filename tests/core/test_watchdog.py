@@ -196,6 +196,17 @@ class Fake:
         self.struck.append(thread)
 
 
+def test_hook_that_goes_on_is_interrupted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interruption that was lost is repeated after another deadline, not before."""
+    fake, mark = Fake(monkeypatch), Mark()
+    watchdog = Watchdog([mark], 100, thread=7)
+    mark.enter("dev")
+    for passed, struck in ((100, 1), (99, 1), (1, 2)):
+        fake.now += passed
+        watchdog.look(mark)
+        assert struck == len(fake.struck)
+
+
 def test_each_late_hook_is_interrupted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before its deadline, then once however often the watchdog looks; the next hook anew."""
     fake, mark = Fake(monkeypatch), Mark()
