@@ -9,6 +9,8 @@ ss 2, ds 3, fs 4, gs 5), so that no layer keeps a table of names to get wrong.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from attrs import define, field, frozen
@@ -76,8 +78,64 @@ class Segment:
 ES, CS, SS, DS, FS, GS = range(6)
 
 
+NO_SEGMENTS: Final[Mapping[int, Segment]] = MappingProxyType({})
+
+
 def _segments() -> list[Segment]:
     return [Segment() for _ in range(6)]
+
+
+class RegisterSet(enum.IntFlag):
+    """Register sets that travel only when asked for: what XSAVE stores apart (SDM vol. 1, 13.1)."""
+
+    X87 = 1
+    """The x87 environment and registers, in whose low halves MMX's are."""
+    SSE = 2
+    """Bits 127:0 of zmm0-15."""
+    AVX = 4
+    """Bits 255:128 of zmm0-15."""
+    AVX512 = 8
+    """k0-7, bits 511:256 of zmm0-15, and zmm16-31."""
+    GENERAL = 16
+    """All of `VcpuState` but the vectors: for exit sources whose structure lacks it."""
+    PASID = 32
+    """IA32_PASID, for ENQCMD."""
+    DEBUG = 64
+    """DR0-3, where DR7 enables breakpoints on data or ports."""
+
+
+NO_REGISTERS: Final = RegisterSet(0)
+
+
+@define
+class VectorState:
+    """The vector registers as far as their sets were supplied; other bits are 0.
+
+    `zmm` are 32 numbers of 512 bits, `k` 8 of 64.  `x87` are the first 160 bytes that
+    FXSAVE stores (SDM vol. 1, table 10-2); empty if not supplied.
+    """
+
+    sets: RegisterSet = NO_REGISTERS
+    zmm: list[int] = field(factory=lambda: [0] * 32)
+    k: list[int] = field(factory=lambda: [0] * 8)
+    x87: bytes = b""
+    pasid: int = 0
+    dr: list[int] = field(factory=lambda: [0] * 4)
+    """These two are no vectors, but travel only when asked for as well."""
+
+
+@define
+class VectorDelta:
+    """What one instruction did to the vector registers, by number.
+
+    `xmm` are new bits 127:0, those above stay as they are; `zmm` are all 512 bits, of
+    which the vCPU takes as many as it has.  `x87` is empty if it did not change.
+    """
+
+    xmm: dict[int, int] = field(factory=dict)
+    zmm: dict[int, int] = field(factory=dict)
+    k: dict[int, int] = field(factory=dict)
+    x87: bytes = b""
 
 
 @define
@@ -104,6 +162,13 @@ class VcpuState:
     xcr0: int = 0
     dr6: int = 0
     dr7: int = 0
+    vectors: VectorState | None = None
+    """None until a plan asks for a set, which most never do."""
+
+    def lacking(self, sets: RegisterSet) -> RegisterSet:
+        """What to ask for so that `sets` are known, those that are known included; else nothing."""
+        known = self.vectors.sets if self.vectors else NO_REGISTERS
+        return NO_REGISTERS if sets in known else sets | known
 
 
 @define
@@ -113,13 +178,20 @@ class Delta:
     `registers` maps a general register's number to its new 64-bit value.  `memory`
     holds (gpa, bytes) writes to RAM that only the hypervisor can reach; RAM that is
     mapped here was already written.  `rip` still points at the instruction while a
-    REP has iterations left.
+    REP has iterations left.  `debug` are the bits that DR6 gets from the #DB to raise
+    then (0: none): BS, and B0-B3 of breakpoints on data.
     """
 
     rip: int
     rflags: int
     registers: dict[int, int] = field(factory=dict)
     memory: list[tuple[int, bytes]] = field(factory=list)
+    vectors: VectorDelta | None = None
+    debug: int = 0
+    shadow: bool = False
+    """MOV SS, POP SS: interrupts and `debug` wait until the next instruction is done."""
+    segments: Mapping[int, Segment] = NO_SEGMENTS
+    """Segment registers that were loaded, by number."""
 
 
 # --- exits ---------------------------------------------------------------------------
@@ -205,7 +277,7 @@ class Values:
 
 @frozen
 class Done:
-    """A raw exit is done: apply `delta`.  An interrupt shadow ends with the instruction."""
+    """A raw exit is done: apply `delta`; an interrupt shadow ends, unless that begins one."""
 
     delta: Delta
 
@@ -251,15 +323,6 @@ class NeedTranslation:
     gva: int
     intent: Intent
     cpl: int
-
-
-class RegisterSet(enum.IntFlag):
-    """Register sets that travel only when asked for."""
-
-    X87 = 1
-    SSE = 2
-    AVX = 4
-    AVX512 = 8
 
 
 @frozen

@@ -31,7 +31,7 @@ def modrm_memory(encoding: Encoding, size: int) -> Memory:
 
 def moffs(encoding: Encoding, size: int) -> Memory:
     """An offset as wide as addresses are, without ModRM."""
-    return _operand(encoding, size, DS, displacement=encoding.cursor.unsigned(encoding.address_size))
+    return _operand(encoding, size, DS, displacement=encoding.unsigned(encoding.address_size))
 
 
 def source_string(encoding: Encoding, size: int) -> Memory:
@@ -54,16 +54,17 @@ def _operand(
     displacement: int = 0,
     relative: bool = False,
 ) -> Memory:
-    segment = default if encoding.segment is None else encoding.segment
-    return Memory(size, segment, encoding.address_mask, base, index, scale, displacement, relative)
+    return Memory(
+        size, encoding.segment_or(default), encoding.address_mask, base, index, scale, displacement, relative
+    )
 
 
 def _memory16(encoding: Encoding, size: int) -> Memory:
     mod, rm = encoding.modrm >> 6, encoding.modrm & 7
     if mod == 0 and rm == 6:
-        return _operand(encoding, size, DS, displacement=encoding.cursor.signed(2))
+        return _operand(encoding, size, DS, displacement=encoding.signed(2))
     base, index = _BASE_INDEX_16[rm]
-    displacement = encoding.cursor.signed(mod)
+    displacement = encoding.signed(mod)
     return _operand(encoding, size, SS if base == RBP else DS, base, index, displacement=displacement)
 
 
@@ -71,10 +72,10 @@ def _memory32(encoding: Encoding, size: int) -> Memory:
     mod, rm = encoding.modrm >> 6, encoding.modrm & 7
     base, index, scale = _sib(encoding) if rm == RSP else (rm, None, 0)
     if mod == 0 and base == RBP:
-        displacement = encoding.cursor.signed(4)
+        displacement = encoding.signed(4)
         relative = rm == RBP and encoding.mode is CODE64
         return _operand(encoding, size, DS, None, index, scale, displacement, relative)
-    displacement = encoding.cursor.signed((0, 1, 4)[mod])
+    displacement = encoding.signed((0, 1, 4)[mod])
     base |= (encoding.rex & REX_B) << 3
     default = SS if base in (RSP, RBP) else DS
     return _operand(encoding, size, default, base, index, scale, displacement)
@@ -82,6 +83,6 @@ def _memory32(encoding: Encoding, size: int) -> Memory:
 
 def _sib(encoding: Encoding) -> tuple[int, int | None, int]:
     """Base (without REX.B), index, scale."""
-    byte = encoding.cursor.byte()
+    byte = encoding.byte()
     index = byte >> 3 & 7 | (encoding.rex & REX_X) << 2
     return byte & 7, None if index == RSP else index, byte >> 6

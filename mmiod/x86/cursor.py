@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NoReturn
 
 from attrs import define, frozen
 
@@ -40,39 +40,37 @@ class Undecodable(Exception):
         self.outcome = outcome
 
 
-@define
+@define(eq=False)
 class Cursor:
     """A position in an instruction's bytes."""
 
     code: bytes
     position: int = 0
 
-    def peek(self) -> int:
-        """The next byte, which stays the next."""
-        self._reach(self.position + 1)
-        return self.code[self.position]
-
-    def take(self, size: int) -> bytes:
-        """The next `size` bytes."""
-        start = self.position
-        self._reach(start + size)
-        self.position = start + size
-        return self.code[start : self.position]
-
-    def _reach(self, end: int) -> None:
-        if end > MAX_LENGTH:
-            raise Undecodable(Undefined(GP, 0))
-        if end > len(self.code):
-            raise Undecodable(NeedMore(end - len(self.code)))
-
     def byte(self) -> int:
         """The next byte."""
-        return self.take(1)[0]
+        position = self.position
+        if position >= len(self.code) or position >= MAX_LENGTH:
+            self._end(position + 1)
+        self.position = position + 1
+        return self.code[position]
 
     def unsigned(self, size: int) -> int:
         """The next `size` bytes as a number."""
-        return int.from_bytes(self.take(size), "little")
+        return int.from_bytes(self._take(size), "little")
 
     def signed(self, size: int) -> int:
         """The next `size` bytes as a two's complement number."""
-        return int.from_bytes(self.take(size), "little", signed=True)
+        return int.from_bytes(self._take(size), "little", signed=True)
+
+    def _take(self, size: int) -> bytes:
+        start = self.position
+        end = self.position = start + size
+        if end > len(self.code) or end > MAX_LENGTH:
+            self._end(end)
+        return self.code[start:end]
+
+    def _end(self, end: int) -> NoReturn:
+        if end > MAX_LENGTH:
+            raise Undecodable(Undefined(GP, 0))
+        raise Undecodable(NeedMore(end - len(self.code)))

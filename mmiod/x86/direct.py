@@ -1,36 +1,29 @@
 """The direct form of a plan: one load or store of one register, without a generator.
 
 It holds for what nearly every MMIO access is, and is built from the functions that the
-generator uses; where anything is unusual `linear` answers SLOW and the generator runs.
+generator uses; where that would fault `linear` answers SLOW and the generator runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Final
 
-from attrs import frozen
+from attrs import define
 
-from mmiod.values import FS, READ, WRITE, Delta, Direction, VcpuState
+from mmiod.values import READ, WRITE, Delta, Direction, Intent, VcpuState
 from mmiod.x86.decoder import Instruction
 from mmiod.x86.execution import completed
-from mmiod.x86.mode import CODE64
-from mmiod.x86.operands import Memory, Register, Selector
+from mmiod.x86.faults import GuestFault
+from mmiod.x86.flows import Result, locate
+from mmiod.x86.operands import Immediate, Memory, Register
 from mmiod.x86.segments import RFLAGS_AC
-from mmiod.x86.semantics import loaded, loaded_signed
+from mmiod.x86.semantics import load, load_signed
 
 SLOW: Final = -1
 """No linear address: take the generator."""
 
-_HIGHEST_LOW: Final = 0x7FFF_FFFF_FFFF
-_LOWEST_HIGH: Final = 0xFFFF_8000_0000_0000
-_HIGHEST: Final = 0xFFFF_FFFF_FFFF_FFFF
-_WRITABLE_MASK: Final = 0x9E  # P, S and type without "accessed"
-_WRITABLE: Final = 0x92  # present data, writable, expand-up
 
-
-@frozen
+@define(eq=False)
 class Direct:
     """A load or store of `size` bytes.
 
@@ -38,52 +31,52 @@ class Direct:
     load); `delta(vcpu, value)` is the result, given what a load read.
     """
 
-    size: int
+    instruction: Instruction
+    memory: Memory
     direction: Direction
-    linear: Callable[[VcpuState], int]
-    value: Callable[[VcpuState], int]
-    delta: Callable[[VcpuState, int], Delta]
+    intent: Intent
+    source: Register | Immediate | None
+    """None for a load."""
+    result: Result | None
+    """None for a store."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the access."""
+        return self.memory.size
+
+    def linear(self, vcpu: VcpuState) -> int:
+        """The linear address, or SLOW."""
+        if vcpu.rflags & RFLAGS_AC:
+            return SLOW
+        memory = self.memory
+        try:
+            return locate(self.instruction, vcpu, memory, memory.offset(vcpu), self.intent)
+        except GuestFault:
+            return SLOW
+
+    def value(self, vcpu: VcpuState) -> int:
+        """What is written."""
+        return self.source.read(vcpu) if self.source else 0
+
+    def delta(self, vcpu: VcpuState, value: int) -> Delta:
+        """What the instruction does, given what was read."""
+        if self.result is None:
+            return completed(self.instruction, vcpu, {})
+        return self.result(self.instruction, vcpu, value, *self.instruction.operands)
+
+
+_LOADS: Final = {function.__name__: function for function in (load, load_signed)}
 
 
 def direct_of(i: Instruction) -> Direct | None:
     """The direct form of `i`, if it has one."""
-    match i.opcode.shape, i.operands:
-        case "load", (Register() as register, Memory() as memory):
-            return _load(i, memory, lambda vcpu, value: loaded(i, vcpu, register, value))
-        case "load_signed", (Register() as register, Memory() as memory):
-            size = memory.size
-            return _load(i, memory, lambda vcpu, value: loaded_signed(i, vcpu, register, value, size))
-        case "store", (Memory() as memory, source) if not isinstance(source, Memory | Selector):
-            return Direct(
-                memory.size, WRITE, _linear(i, memory), source.read, lambda vcpu, _: completed(i, vcpu, {})
-            )
+    shape, memory = i.opcode.shape, i.memory
+    if type(memory) is not Memory:  # the tables of bits and of XLAT are not plain
+        return None
+    if shape in _LOADS:
+        return Direct(i, memory, READ, Intent.READ, None, _LOADS[shape])
+    source = i.operands[-1]
+    if shape == "store" and isinstance(source, Register | Immediate):
+        return Direct(i, memory, WRITE, Intent.WRITE, source, None)
     return None
-
-
-def _load(i: Instruction, memory: Memory, delta: Callable[[VcpuState, int], Delta]) -> Direct:
-    return Direct(memory.size, READ, _linear(i, memory), lambda _: 0, delta)
-
-
-def _linear(i: Instruction, memory: Memory) -> Callable[[VcpuState], int]:
-    if i.mode is CODE64:
-        return partial(_linear64, memory, memory.size - 1)
-    return partial(_linear32, memory, memory.size - 1)
-
-
-def _linear64(memory: Memory, rest: int, vcpu: VcpuState) -> int:
-    address = memory.offset(vcpu)
-    if vcpu.rflags & RFLAGS_AC:
-        return SLOW
-    if memory.segment >= FS:
-        address = address + vcpu.segments[memory.segment].base & _HIGHEST
-    if address + rest <= _HIGHEST_LOW or _LOWEST_HIGH <= address <= _HIGHEST - rest:
-        return address
-    return SLOW
-
-
-def _linear32(memory: Memory, rest: int, vcpu: VcpuState) -> int:
-    segment = vcpu.segments[memory.segment]
-    offset = memory.offset(vcpu)
-    if segment.attributes & _WRITABLE_MASK != _WRITABLE or vcpu.rflags & RFLAGS_AC:
-        return SLOW
-    return segment.base + offset & 0xFFFF_FFFF if offset + rest <= segment.limit else SLOW

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Final
 
 from mmiod.values import Delta, Intent, VcpuState
 from mmiod.x86 import segments
 from mmiod.x86.decoder import Instruction
-from mmiod.x86.flags import ARITHMETIC, RF
+from mmiod.x86.flags import ARITHMETIC, RF, TF
 from mmiod.x86.mode import INSTRUCTION_POINTER_MASK
 from mmiod.x86.operands import Memory
 from mmiod.x86.steps import Probe, Step
+
+DR6_BS: Final = 1 << 14
+"""A single step (SDM vol. 3, 17.2.3 and 17.3.1.4)."""
+
+
+_BUT_RF: Final = ~RF
 
 
 def reach(
@@ -25,7 +32,16 @@ def reach(
 
 def completed(i: Instruction, vcpu: VcpuState, registers: dict[int, int], flags: int | None = None) -> Delta:
     """The instruction is done: RIP behind it, RF clear, `flags` (if any) all arithmetic ones."""
-    rflags = vcpu.rflags & ~RF
+    rflags = vcpu.rflags & _BUT_RF
     if flags is not None:
         rflags = rflags & ~ARITHMETIC | flags
-    return Delta(vcpu.rip + i.length & INSTRUCTION_POINTER_MASK[i.mode], rflags, registers)
+    rip = vcpu.rip + i.length & INSTRUCTION_POINTER_MASK[i.mode]
+    delta = Delta(rip, rflags, registers)
+    if rflags & TF:
+        delta.debug = single_step(vcpu)
+    return delta
+
+
+def single_step(vcpu: VcpuState) -> int:
+    """What DR6 gets when an instruction, or an iteration of a REP, is done: BS if TF was set."""
+    return DR6_BS if vcpu.rflags & TF else 0

@@ -6,17 +6,21 @@ from typing import Final
 
 from mmiod.values import Completion, Delta
 
+DE: Final = 0
 UD: Final = 6
+NM: Final = 7
+NP: Final = 11
 SS: Final = 12
 GP: Final = 13
 PF: Final = 14
+MF: Final = 16
 AC: Final = 17
 
 
 class GuestFault(Exception):
     """The instruction raises this exception in the guest.
 
-    Thrown into a plan by its driver (a page fault at a `Probe`) or raised by the plan.
+    Thrown into a plan by its driver (a page fault, where `mmiod.x86.steps` allows it) or raised by it.
     `delta` is there when iterations of a REP were done before the one that faulted.
     """
 
@@ -31,7 +35,7 @@ class GuestFault(Exception):
 class Suspend(Exception):
     """Nothing more can be done before the hypervisor acted on `completion`.
 
-    Thrown by the driver at a `Probe`, raised by a plan whose compare-and-swap lost.
+    Thrown by the driver as a fault is, raised by a plan whose compare-and-swap lost.
     A REP that got some iterations done returns their delta instead.
     """
 

@@ -7,9 +7,12 @@ write leaves behind: 32-bit writes clear bits 63:32, narrower ones keep the rest
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from typing import Final
+
+from attrs import define, field, frozen
 
 from mmiod.values import VcpuState
+from mmiod.x86.vector_operands import VectorOperand
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 
@@ -18,6 +21,11 @@ def signed(value: int, size: int) -> int:
     """`value` of `size` bytes as a two's complement number."""
     sign = 1 << 8 * size - 1
     return (value ^ sign) - sign
+
+
+def mask_of(size: int) -> int:
+    """All bits of `size` bytes."""
+    return (1 << 8 * size) - 1
 
 
 @frozen
@@ -31,7 +39,7 @@ class Register:
 
     @mask.default
     def _mask(self) -> int:
-        return (1 << 8 * self.size) - 1
+        return mask_of(self.size)
 
     def read(self, vcpu: VcpuState) -> int:
         """The register's value, zero-extended."""
@@ -44,9 +52,15 @@ class Register:
         return vcpu.gpr[self.number] & ~(self.mask << self.shift) | value << self.shift
 
 
+GENERAL: Final = {size: [Register(number, size) for number in range(16)] for size in (1, 2, 4, 8)}
+"""By size and number; bytes are those of an instruction with REX."""
+LEGACY_BYTES: Final = GENERAL[1][:4] + [Register(number, 1, shift=8) for number in range(4)]
+"""Bytes by number without REX."""
+
+
 @frozen
 class Selector:
-    """A segment register, as MOV stores it."""
+    """A segment register, as MOV stores and loads it."""
 
     number: int
 
@@ -55,7 +69,7 @@ class Selector:
         return vcpu.segments[self.number].selector
 
 
-@frozen
+@define
 class Immediate:
     """A constant, already extended to its instruction's operand size."""
 
@@ -66,7 +80,7 @@ class Immediate:
         return self.value
 
 
-@frozen
+@define
 class Memory:
     """`size` bytes at segment:[base + index * 2**scale + displacement] (SDM vol. 1, 3.7.5).
 
@@ -95,5 +109,26 @@ class Memory:
         return total & self.mask
 
 
+@define
+class BitString(Memory):
+    """The element of a bit string that holds a register's bit (SDM vol. 1, 4.6: BT and its kin)."""
+
+    bit: Register = GENERAL[8][RAX]
+
+    def offset(self, vcpu: VcpuState) -> int:
+        """The element's address; the register is signed, so it may lie below the operand."""
+        element = signed(self.bit.read(vcpu), self.size) // (8 * self.size)
+        return Memory.offset(self, vcpu) + element * self.size & self.mask
+
+
+@define
+class Table(Memory):
+    """The byte of a table that AL chooses (SDM vol. 2, XLAT)."""
+
+    def offset(self, vcpu: VcpuState) -> int:
+        """The table's address plus AL."""
+        return Memory.offset(self, vcpu) + (vcpu.gpr[RAX] & 0xFF) & self.mask
+
+
 Source = Register | Selector | Immediate
-Operand = Source | Memory
+Operand = Source | Memory | VectorOperand

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
 from attrs import define
 
 from mmiod.values import VcpuState
+from mmiod.x86 import (
+    bmi,
+    descriptors,
+    enqueue,
+    lines,
+    msrs,
+    ports,
+    semantics,
+    stack,
+    transfers,
+    vectors,
+)
 from mmiod.x86.cursor import NeedMore, NotSupported, Undecodable, Undefined
 from mmiod.x86.decoder import Instruction, decode_instruction
 from mmiod.x86.direct import Direct, direct_of
+from mmiod.x86.flows import Shape
 from mmiod.x86.mode import Mode
-from mmiod.x86.semantics import SHAPES, Shape
 from mmiod.x86.steps import Run
-from mmiod.x86.strings import Batch
+from mmiod.x86.strings import ELEMENTS, Batch
+
+_OTHERS: Final = (ports, stack, descriptors, transfers, lines, enqueue, msrs, vectors, bmi)
+
+
+def _spread(execute: Callable[..., Run]) -> Shape:
+    """A shape of a function that takes the operands one by one."""
+    return lambda i, vcpu: execute(i, vcpu, *i.operands)
+
+
+SHAPES: Final[dict[str, Shape]] = semantics.SHAPES | {
+    name: _spread(execute) for module in _OTHERS for name, execute in module.SHAPES.items()
+}
+"""By the opcode table's third column."""
 
 REP_BOUND: Final = 1024
 """Iterations of a REP in one run; the guest executes the instruction again for the rest."""
@@ -37,15 +63,21 @@ class Plan:
         """Bytes of the instruction."""
         return self.instruction.length
 
+    @property
+    def vectors(self) -> bool:
+        """Whether it reads or changes vector registers."""
+        return "vector" in self.instruction.opcode.attributes
+
     def run(self, vcpu: VcpuState, rep_bound: int = REP_BOUND) -> Run:
         """Execute on `vcpu`, which is only read.
 
         Yields steps, takes their answers, returns the delta.  Raises GuestFault (its
         `delta` tells iterations done before it) and Suspend (nothing was done).
         """
-        if self.shape is None:
-            return Batch(self.instruction, vcpu).run(rep_bound)
-        return self.shape(self.instruction, vcpu, *self.instruction.operands)
+        i, shape = self.instruction, self.shape
+        if shape is None:
+            return Batch(i, vcpu).run(rep_bound)
+        return shape(i, vcpu)
 
 
 @lru_cache(maxsize=PLANS)
@@ -55,4 +87,5 @@ def decode(code: bytes, mode: Mode) -> Plan | NeedMore | Undefined | NotSupporte
         instruction = decode_instruction(code, mode)
     except Undecodable as stop:
         return stop.outcome
-    return Plan(instruction, SHAPES.get(instruction.opcode.shape), direct_of(instruction))
+    shape = instruction.opcode.shape
+    return Plan(instruction, None if shape in ELEMENTS else SHAPES[shape], direct_of(instruction))

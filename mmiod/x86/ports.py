@@ -10,6 +10,7 @@ from mmiod.x86 import faults
 from mmiod.x86.decoder import Instruction
 from mmiod.x86.execution import completed
 from mmiod.x86.faults import GuestFault
+from mmiod.x86.flows import Shape
 from mmiod.x86.mode import EFER_LMA, RFLAGS_VM
 from mmiod.x86.operands import Register, Source
 from mmiod.x86.segments import CR0_PE
@@ -58,3 +59,7 @@ def port_out(i: Instruction, vcpu: VcpuState, port: Source, accumulator: Registe
     yield from permit(vcpu, number, accumulator.size)
     yield Out(number, accumulator.size, accumulator.read(vcpu))
     return completed(i, vcpu, {})
+
+
+SHAPES: Final[dict[str, Shape]] = {"port_in": port_in, "port_out": port_out}
+"""By the opcode table's third column."""

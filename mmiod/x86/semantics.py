@@ -1,108 +1,225 @@
-"""What instructions do, by shape: how an operation is joined to memory and registers.
+"""What instructions do to a value in memory, by shape: how an operation is joined to operands.
 
-A shape is called with the instruction, the vCPU and the instruction's operands, which
-the opcode table guarantees to be of the kinds that the shape names.
+The functions are pure; `mmiod.x86.flows` puts the accesses around them.  Each is called
+with the instruction, the vCPU, the value that memory held (unless it only writes) and
+the instruction's operands, which the opcode table guarantees to be of the kinds named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
 from typing import Final
 
-from mmiod.values import Delta, Intent, Retry, VcpuState
+from mmiod.values import Delta, VcpuState
+from mmiod.x86 import faults
+from mmiod.x86.bits import BITS
 from mmiod.x86.decoder import Instruction
-from mmiod.x86.execution import completed, reach
-from mmiod.x86.faults import Suspend
-from mmiod.x86.flags import CF, OPERATIONS
-from mmiod.x86.operands import Memory, Register, Source, signed
-from mmiod.x86.ports import port_in, port_out
-from mmiod.x86.steps import Cas, Read, Run, Step, Write
+from mmiod.x86.execution import completed
+from mmiod.x86.faults import GuestFault
+from mmiod.x86.flags import ARITHMETIC, OPERATIONS, ZF, holds, only, subtract
+from mmiod.x86.flows import Result, Shape, Update, Value, reading, updating, writing
+from mmiod.x86.operands import GENERAL, RAX, RBX, RCX, RDX, Memory, Register, Source, mask_of, signed
+from mmiod.x86.products import DIVISIONS, MULTIPLICATIONS, PRODUCTS, carried
+from mmiod.x86.shifts import DOUBLE_SHIFTS, SHIFTS
 
-Shape = Callable[..., Run]
+_OPERATIONS: Final = {**OPERATIONS, **SHIFTS, **BITS, **PRODUCTS}
 
 
-def loaded(i: Instruction, vcpu: VcpuState, register: Register, value: int) -> Delta:
-    """`register` takes `value`, which memory gave, zero-extended."""
+# --- memory is read ------------------------------------------------------------------
+
+
+def load(i: Instruction, vcpu: VcpuState, value: int, register: Register, _memory: Memory) -> Delta:
+    """MOV from memory, MOVZX, XLAT."""
     return completed(i, vcpu, {register.number: register.merged(vcpu, value)})
 
 
-def loaded_signed(i: Instruction, vcpu: VcpuState, register: Register, value: int, size: int) -> Delta:
-    """`register` takes `value` of `size` bytes, sign-extended."""
-    return loaded(i, vcpu, register, signed(value, size) & register.mask)
-
-
-def load(i: Instruction, vcpu: VcpuState, register: Register, memory: Memory) -> Run:
-    """MOV from memory, MOVZX."""
-    address = yield from reach(i, vcpu, memory, memory.offset(vcpu), Intent.READ)
-    value = yield Read(address, memory.size)
-    return loaded(i, vcpu, register, value)
-
-
-def load_signed(i: Instruction, vcpu: VcpuState, register: Register, memory: Memory) -> Run:
+def load_signed(i: Instruction, vcpu: VcpuState, value: int, register: Register, memory: Memory) -> Delta:
     """MOVSX, MOVSXD."""
-    address = yield from reach(i, vcpu, memory, memory.offset(vcpu), Intent.READ)
-    value = yield Read(address, memory.size)
-    return loaded_signed(i, vcpu, register, value, memory.size)
+    return load(i, vcpu, signed(value, memory.size) & register.mask, register, memory)
 
 
-def store(i: Instruction, vcpu: VcpuState, memory: Memory, source: Source) -> Run:
-    """MOV to memory."""
-    address = yield from reach(i, vcpu, memory, memory.offset(vcpu), Intent.WRITE)
-    yield Write(address, memory.size, source.read(vcpu))
-    return completed(i, vcpu, {})
+def load_swapped(i: Instruction, vcpu: VcpuState, value: int, register: Register, memory: Memory) -> Delta:
+    """MOVBE."""
+    return load(i, vcpu, swapped(value, memory.size), register, memory)
 
 
-def combine(i: Instruction, vcpu: VcpuState, register: Register, memory: Memory) -> Run:
-    """`register` = `register` operation `memory`."""
-    address = yield from reach(i, vcpu, memory, memory.offset(vcpu), Intent.READ)
-    value = yield Read(address, memory.size)
-    operation = OPERATIONS[i.opcode.mnemonic]
-    result, flags = operation(register.read(vcpu), value, vcpu.rflags & CF, memory.size)
+def load_if(i: Instruction, vcpu: VcpuState, value: int, register: Register, memory: Memory) -> Delta:
+    """CMOVcc: reads whether or not it moves, and zero-extends too."""
+    moves = holds(i.opcode.mnemonic.removeprefix("cmov"), vcpu.rflags)
+    return load(i, vcpu, value if moves else register.read(vcpu), register, memory)
+
+
+def combine(i: Instruction, vcpu: VcpuState, value: int, register: Register, memory: Memory) -> Delta:
+    """`register` = `register` operation memory."""
+    operation = _OPERATIONS[i.opcode.mnemonic]
+    result, flags = operation(register.read(vcpu), value, vcpu.rflags, memory.size)
     return completed(i, vcpu, {register.number: register.merged(vcpu, result)}, flags)
 
 
-def compare(i: Instruction, vcpu: VcpuState, left: Source | Memory, right: Source | Memory) -> Run:
-    """CMP, TEST: flags only."""
-    memory = left if isinstance(left, Memory) else right
-    assert isinstance(memory, Memory)
-    address = yield from reach(i, vcpu, memory, memory.offset(vcpu), Intent.READ)
-    found = yield Read(address, memory.size)
+def combine_two(
+    i: Instruction, vcpu: VcpuState, value: int, register: Register, memory: Memory, right: Source
+) -> Delta:
+    """`register` = memory operation `right`."""
+    operation = _OPERATIONS[i.opcode.mnemonic]
+    result, flags = operation(value, right.read(vcpu), vcpu.rflags, memory.size)
+    return completed(i, vcpu, {register.number: register.merged(vcpu, result)}, flags)
+
+
+def find(i: Instruction, vcpu: VcpuState, value: int, register: Register, memory: Memory) -> Delta:
+    """BSF, BSR: nothing found leaves all 64 bits of the register (APM vol. 3, BSF)."""
+    delta = combine(i, vcpu, value, register, memory)
+    if not value:
+        delta.registers = {}
+    return delta
+
+
+def compare(
+    i: Instruction, vcpu: VcpuState, value: int, left: Source | Memory, right: Source | Memory
+) -> Delta:
+    """CMP, TEST, BT: flags only."""
     first, second = (
-        found if isinstance(operand, Memory) else operand.read(vcpu) for operand in (left, right)
+        value if isinstance(operand, Memory) else operand.read(vcpu) for operand in (left, right)
     )
-    _, flags = OPERATIONS[i.opcode.mnemonic](first, second, 0, memory.size)
+    assert i.memory is not None
+    _, flags = _OPERATIONS[i.opcode.mnemonic](first, second, vcpu.rflags, i.memory.size)
     return completed(i, vcpu, {}, flags)
 
 
-def modify(i: Instruction, vcpu: VcpuState, memory: Memory, source: Source) -> Run:
-    """`memory` = `memory` operation `source`; a compare-and-swap with LOCK."""
-    address = yield from reach(i, vcpu, memory, memory.offset(vcpu), Intent.WRITE)
-    old = yield Read(address, memory.size)
-    operation = OPERATIONS[i.opcode.mnemonic]
-    new, flags = operation(old, source.read(vcpu), vcpu.rflags & CF, memory.size)
-    if i.lock:
-        yield from swap(address, memory.size, old, new)
-    else:
-        yield Write(address, memory.size, new)
-    return completed(i, vcpu, {}, flags)
+def multiply(i: Instruction, vcpu: VcpuState, value: int, memory: Memory) -> Delta:
+    """MUL, IMUL of the accumulator: a double-width result."""
+    size = memory.size
+    wide, overflow = MULTIPLICATIONS[i.opcode.mnemonic](GENERAL[size][RAX].read(vcpu), value, size)
+    halves = _halves(vcpu, size, wide & mask_of(size), wide >> 8 * size)
+    return completed(i, vcpu, halves, carried(overflow, vcpu.rflags))
 
 
-def exchange(i: Instruction, vcpu: VcpuState, memory: Memory, register: Register) -> Run:
-    """XCHG: locked with or without the prefix (SDM vol. 3, 8.1.2.1)."""
-    address = yield from reach(i, vcpu, memory, memory.offset(vcpu), Intent.WRITE)
-    old = yield Read(address, memory.size)
-    yield from swap(address, memory.size, old, register.read(vcpu))
-    return loaded(i, vcpu, register, old)
+def divide(i: Instruction, vcpu: VcpuState, value: int, memory: Memory) -> Delta:
+    """DIV, IDIV of a double-width dividend; raises #DE."""
+    size = memory.size
+    low, high = (half.read(vcpu) for half in _pair(size))
+    parts = DIVISIONS[i.opcode.mnemonic](high << 8 * size | low, value, size)
+    if parts is None:
+        raise GuestFault(faults.DE)
+    return completed(i, vcpu, _halves(vcpu, size, *parts))
 
 
-def swap(address: int, size: int, old: int, new: int) -> Generator[Step, int, None]:
-    """Replace `old`; if another vCPU was faster nothing happened, and the guest tries again."""
-    if (yield Cas(address, size, old, new)) != old:
-        raise Suspend(Retry())
+def _pair(size: int) -> tuple[Register, Register]:
+    """The accumulator and the register above it: rDX, but AH for bytes."""
+    return GENERAL[size][RAX], GENERAL[size][RDX] if size > 1 else _AH
+
+
+_AH: Final = Register(RAX, 1, shift=8)
+
+
+def _halves(vcpu: VcpuState, size: int, low: int, high: int) -> dict[int, int]:
+    if size == 1:
+        return {RAX: GENERAL[2][RAX].merged(vcpu, high << 8 | low)}
+    return {RAX: GENERAL[size][RAX].merged(vcpu, low), RDX: GENERAL[size][RDX].merged(vcpu, high)}
+
+
+LOADS: Final[dict[str, Result]] = {
+    function.__name__: function
+    for function in (
+        *(load, load_signed, load_swapped, load_if),
+        *(combine, combine_two, find, compare, multiply, divide),
+    )
+}
+"""By the opcode table's third column."""
+
+
+# --- memory is written -----------------------------------------------------------------
+
+
+def store(_i: Instruction, vcpu: VcpuState, _memory: Memory, source: Source) -> int:
+    """MOV to memory, MOVNTI, MOVDIRI."""
+    return source.read(vcpu)
+
+
+def store_swapped(_i: Instruction, vcpu: VcpuState, memory: Memory, source: Source) -> int:
+    """MOVBE."""
+    return swapped(source.read(vcpu), memory.size)
+
+
+def store_condition(i: Instruction, vcpu: VcpuState, _memory: Memory) -> int:
+    """SETcc."""
+    return int(holds(i.opcode.mnemonic.removeprefix("set"), vcpu.rflags))
+
+
+def swapped(value: int, size: int) -> int:
+    """`value` with its bytes in reverse."""
+    return int.from_bytes(value.to_bytes(size, "little"), "big")
+
+
+STORES: Final[dict[str, Value]] = {
+    function.__name__: function for function in (store, store_swapped, store_condition)
+}
+"""By the opcode table's third column."""
+
+
+# --- memory is read and written ------------------------------------------------------------
+
+Updated = tuple[int, dict[int, int], int]
+
+
+def modify(
+    i: Instruction, vcpu: VcpuState, old: int, memory: Memory, source: Source | None = None
+) -> Updated:
+    """Memory = memory operation `source`."""
+    right = source.read(vcpu) if source else 0
+    new, flags = _OPERATIONS[i.opcode.mnemonic](old, right, vcpu.rflags, memory.size)
+    return new, {}, flags
+
+
+def shift_double(
+    i: Instruction, vcpu: VcpuState, old: int, memory: Memory, filler: Register, count: Source
+) -> Updated:
+    """SHLD, SHRD."""
+    distance = count.read(vcpu) & (0x3F if memory.size == 8 else 0x1F)
+    shift = DOUBLE_SHIFTS[i.opcode.mnemonic]
+    new, flags = shift(old, filler.read(vcpu), distance, vcpu.rflags, memory.size)
+    return new, {}, flags
+
+
+def exchange(_i: Instruction, vcpu: VcpuState, old: int, _memory: Memory, register: Register) -> Updated:
+    """XCHG."""
+    registers = {register.number: register.merged(vcpu, old)}
+    return register.read(vcpu), registers, vcpu.rflags & ARITHMETIC
+
+
+def exchange_add(i: Instruction, vcpu: VcpuState, old: int, memory: Memory, register: Register) -> Updated:
+    """XADD."""
+    new, _, flags = modify(i, vcpu, old, memory, register)
+    return new, {register.number: register.merged(vcpu, old)}, flags
+
+
+def exchange_if(_i: Instruction, vcpu: VcpuState, old: int, memory: Memory, source: Register) -> Updated:
+    """CMPXCHG: what was found is written back if it was not expected (SDM vol. 2, CMPXCHG)."""
+    accumulator = GENERAL[memory.size][RAX]
+    difference, flags = subtract(accumulator.read(vcpu), old, 0, memory.size)
+    if difference:
+        return old, {RAX: accumulator.merged(vcpu, old)}, flags
+    return source.read(vcpu), {}, flags
+
+
+def exchange_pair(_i: Instruction, vcpu: VcpuState, old: int, memory: Memory) -> Updated:
+    """CMPXCHG8B, CMPXCHG16B."""
+    size = memory.size // 2
+    low, high, new_low, new_high = (GENERAL[size][n].read(vcpu) for n in (RAX, RDX, RBX, RCX))
+    if old != high << 8 * size | low:
+        registers = {RAX: old & mask_of(size), RDX: old >> 8 * size}
+        return old, registers, only(ZF, 0, vcpu.rflags)
+    return new_high << 8 * size | new_low, {}, only(ZF, ZF, vcpu.rflags)
+
+
+UPDATES: Final[dict[str, Update]] = {
+    function.__name__: function
+    for function in (modify, shift_double, exchange, exchange_add, exchange_if, exchange_pair)
+}
+"""By the opcode table's third column."""
 
 
 SHAPES: Final[dict[str, Shape]] = {
-    shape.__name__: shape
-    for shape in (load, load_signed, store, combine, compare, modify, exchange, port_in, port_out)
+    **{name: reading(result) for name, result in LOADS.items()},
+    **{name: writing(value) for name, value in STORES.items()},
+    **{name: updating(update) for name, update in UPDATES.items()},
 }
 """By the opcode table's third column."""

@@ -1,41 +1,52 @@
-"""Unicorn with its accesses recorded, and mmiod driven on the same memory and ports.
-
-Unicorn's memory hooks tell address, size and value of each access as QEMU makes it;
-`mmio_map` would not (it splits into four bytes).
-"""
+"""mmiod driven on memory and ports that a test can see, and what it is compared in."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
-from typing import Final
+from typing import Final, TypeGuard
 
-from attrs import define, field, frozen
-from unicorn import unicorn_const as uc, x86_const as ux
-from unicorn.unicorn_py3.unicorn import Uc
+from attrs import define, evolve, field, frozen
 
-from mmiod.values import CS, Delta, Segment, VcpuState
-from mmiod.x86 import Cas, In, Mode, Out, Probe, Read, ReadSystem, Run, Write
-from tests.x86.forms import Case
-from tests.x86.generator import CODE, WINDOW
+from mmiod.values import Delta, RegisterSet, VcpuState, VectorState
+from mmiod.x86 import (
+    Cas,
+    Enqueue,
+    GuestFault,
+    In,
+    Mode,
+    Out,
+    Plan,
+    Probe,
+    ProbePort,
+    ProbeSystem,
+    Read,
+    ReadMsr,
+    ReadSystem,
+    Run,
+    Transfer,
+    Write,
+    WriteMsr,
+    WriteSystem,
+    decode,
+)
+from tests.x86.forms import BY_NAME, Judge, judge
+from tests.x86.layout import CONTENT, ENTRY, GDT, descriptors, segments
+from tests.x86.situations import Case
 
-_MODES: Final = {Mode.CODE16: uc.UC_MODE_16, Mode.CODE32: uc.UC_MODE_32, Mode.CODE64: uc.UC_MODE_64}
-_GPR: Final = [
-    getattr(ux, f"UC_X86_REG_{name}")
-    for name in "RAX RCX RDX RBX RSP RBP RSI RDI R8 R9 R10 R11 R12 R13 R14 R15".split()
-]
-_GPR32: Final = [getattr(ux, f"UC_X86_REG_{name}") for name in "EAX ECX EDX EBX ESP EBP ESI EDI".split()]
-_SEGMENTS: Final = [getattr(ux, f"UC_X86_REG_{name}") for name in "ES CS SS DS FS GS".split()]
-_GDT: Final = 0x8000
-_ARITHMETIC: Final = 0x8D5
-
-CONTENT: Final = Random("memory").randbytes(len(WINDOW))
+FLAGS: Final = 0xFFF
+_CR4: Final = 0x4_0600  # OSXSAVE, OSXMMEXCPT, OSFXSR
+_XCR0: Final = 0xE7
+_PASID: Final = 1 << 31 | 0x1234
+_X87_REGISTERS: Final = 32
+"""Offset of ST0 in what FXSAVE stores; they are 16 bytes apart."""
+_VALID: Final = b"\x7f\x03\x00\x00\xff".ljust(_X87_REGISTERS, b"\0")
+"""The environment behind an MMX instruction: TOP 0, all tags valid."""
 
 
 @frozen
 class Effect:
-    """One access: "read", "write", "in" or "out"."""
+    """One access: "read", "write", "in", "out", "rdmsr", "wrmsr" or "enqueue"."""
 
     kind: str
     address: int
@@ -51,6 +62,12 @@ class Outcome:
     gpr: list[int]
     rflags: int
     rip: int
+    segments: list[tuple[int, int]] = field(factory=list)
+    """(selector, base)"""
+    zmm: list[int] = field(factory=list)
+    k: list[int] = field(factory=list)
+    mm: list[int] = field(factory=list)
+    fault: int | None = None
 
 
 def port_value(count: int, size: int) -> int:
@@ -58,115 +75,22 @@ def port_value(count: int, size: int) -> int:
     return Random(count).getrandbits(8 * size)
 
 
-@define
-class Oracle:
-    """Unicorn in one mode."""
-
-    mode: Mode
-    trace: list[Effect] = field(factory=list)
-    bases: list[int] = field(init=False)
-    _selectors: list[int] = field(factory=lambda: [0] * 6)
-    _machine: Uc = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._machine = machine = Uc(uc.UC_ARCH_X86, _MODES[self.mode])
-        machine.mem_map(0, 0x10000)
-        machine.mem_map(WINDOW.start, len(WINDOW))
-        machine.mem_write(WINDOW.start, CONTENT)
-        self.bases = [0] * 6
-        self._load_segments()
-        machine.hook_add(uc.UC_HOOK_MEM_READ, self._on_read)
-        machine.hook_add(uc.UC_HOOK_MEM_WRITE, self._on_write)
-        machine.hook_add(uc.UC_HOOK_INSN, self._on_in, None, 1, 0, ux.UC_X86_INS_IN)
-        machine.hook_add(uc.UC_HOOK_INSN, self._on_out, None, 1, 0, ux.UC_X86_INS_OUT)
-
-    def _load_segments(self) -> None:
-        """Bases other than 0 wherever the mode has them; code stays at 0."""
-        machine = self._machine
-        if self.mode is Mode.CODE16:
-            self.bases = [0x20000, 0, 0x21230, 0x22340, 0x23450, 0x24560]
-            for number in (0, 2, 3, 4, 5):
-                self._selectors[number] = self.bases[number] >> 4
-                machine.reg_write(_SEGMENTS[number], self._selectors[number])
-        elif self.mode is Mode.CODE32:
-            self.bases = [0x11000, 0, 0x12300, 0x13400, 0x14500, 0x15600]
-            for number, base in enumerate(self.bases):
-                machine.mem_write(_GDT + 8 * (number + 1), _descriptor(base, code=number == CS))
-            machine.reg_write(ux.UC_X86_REG_GDTR, (0, _GDT, 0x7F, 0))
-            for number in (0, 2, 3, 4, 5):
-                self._selectors[number] = 8 * (number + 1)
-                machine.reg_write(_SEGMENTS[number], self._selectors[number])
+def merged(trace: Iterable[Effect]) -> list[Effect]:
+    """Neighbouring pieces of one direction as one access."""
+    whole: list[Effect] = []
+    for effect in trace:
+        last = whole[-1] if whole else None
+        if last and _continues(last, effect):
+            value = last.value | effect.value << 8 * last.size
+            whole[-1] = evolve(last, size=last.size + effect.size, value=value)
         else:
-            self.bases[4:] = [0x10000, 0xFFFF_FFFF_FFFF_0000]
-            machine.reg_write(ux.UC_X86_REG_FS_BASE, self.bases[4])
-            machine.reg_write(ux.UC_X86_REG_GS_BASE, self.bases[5])
-        self._selectors = [machine.reg_read(register) for register in _SEGMENTS]
-
-    def state(self, case: Case) -> VcpuState:
-        """The state from which both sides start."""
-        segments = [
-            Segment(base, 0xFFFF_FFFF, selector, 0xC093)
-            for base, selector in zip(self.bases, self._selectors, strict=True)
-        ]
-        # Unicorn checks no limits and types; a writable CS keeps that out of the comparison.
-        segments[CS].attributes = {Mode.CODE16: 0x93, Mode.CODE32: 0xC093, Mode.CODE64: 0xA093}[self.mode]
-        return VcpuState(
-            gpr=list(case.gpr),
-            rip=CODE,
-            rflags=case.rflags,
-            segments=segments,
-            cr0=0x10 if self.mode is Mode.CODE16 else 0x11,
-            efer=0x500 if self.mode is Mode.CODE64 else 0,
-        )
-
-    def run(self, case: Case) -> Outcome:
-        """Execute the case in Unicorn."""
-        machine = self._machine
-        self.trace.clear()
-        registers = _GPR if self.mode is Mode.CODE64 else _GPR32
-        machine.mem_write(CODE, case.alias)
-        machine.ctl_remove_cache(CODE, CODE + 16)
-        machine.reg_write_batch(
-            [*zip(registers, case.gpr, strict=False), (ux.UC_X86_REG_EFLAGS, case.rflags)]
-        )
-        machine.emu_start(CODE, CODE + len(case.code))
-        pointer = ux.UC_X86_REG_RIP if self.mode is Mode.CODE64 else ux.UC_X86_REG_EIP
-        *gpr, rflags, rip = machine.reg_read_batch([*registers, ux.UC_X86_REG_EFLAGS, pointer])
-        for effect in self.trace:
-            if effect.kind == "write":
-                at = effect.address - WINDOW.start
-                machine.mem_write(effect.address, CONTENT[at : at + effect.size])
-        return Outcome(self._canonical(case), gpr + [0] * (16 - len(gpr)), rflags & 0xFFF, rip)
-
-    def _canonical(self, case: Case) -> list[Effect]:
-        """QEMU's INS stores a 0 to probe before it reads the port."""
-        trace = list(self.trace)
-        if case.form.startswith("INS"):
-            return [effect for n, effect in enumerate(trace) if n % 3]
-        return trace
-
-    # --- hooks -------------------------------------------------------------------
-
-    def _on_read(self, machine: Uc, _kind: int, address: int, size: int, _v: int, _data: object) -> None:
-        value = int.from_bytes(machine.mem_read(address, size), "little")
-        self.trace.append(Effect("read", address, size, value))
-
-    def _on_write(self, _m: Uc, _kind: int, address: int, size: int, value: int, _data: object) -> None:
-        self.trace.append(Effect("write", address, size, value & (1 << 8 * size) - 1))
-
-    def _on_in(self, _machine: Uc, port: int, size: int, _data: object) -> int:
-        value = port_value(sum(effect.kind == "in" for effect in self.trace), size)
-        self.trace.append(Effect("in", port, size, value))
-        return value
-
-    def _on_out(self, _machine: Uc, port: int, size: int, value: int, _data: object) -> None:
-        self.trace.append(Effect("out", port, size, value & (1 << 8 * size) - 1))
+            whole.append(effect)
+    return whole
 
 
-def _descriptor(base: int, *, code: bool) -> bytes:
-    """A flat 4 GiB segment at `base`, DPL 0."""
-    access = 0x9B if code else 0x93
-    return struct.pack("<HHBBBB", 0xFFFF, base & 0xFFFF, base >> 16 & 0xFF, access, 0xCF, base >> 24)
+def _continues(last: Effect, effect: Effect) -> bool:
+    of_memory = effect.kind in ("read", "write")
+    return of_memory and last.kind == effect.kind and last.address + last.size == effect.address
 
 
 @define
@@ -189,24 +113,31 @@ class Memory:
 class Driver:
     """Answers a plan's steps from memory and ports, and records them.
 
-    `interfere(step)` may raise into the plan, by returning an exception.
+    `interfere(step)` may raise into the plan, by returning an exception, at a probe and at an access
+    that was not probed.  No device takes batches.
     """
 
     memory: Memory = field(factory=Memory)
     trace: list[Effect] = field(factory=list)
     probes: list[Probe] = field(factory=list)
-    interfere: Callable[[Probe], Exception | None] = lambda _: None
+    interfere: Callable[[Probe | Read | Write], Exception | None] = lambda _: None
+    accepts: bool = True
+    """What a queue says to a command."""
 
     def drive(self, run: Run) -> Delta:
         """Run a plan to its end."""
         try:
             step = next(run)
             while True:
-                fault = self.interfere(step) if isinstance(step, Probe) else None
+                fault = self.interfere(step) if self._checks(step) else None
                 step = run.throw(fault) if fault else run.send(self._answer(step))
         except StopIteration as end:
             delta: Delta = end.value
             return delta
+
+    def _checks(self, step: object) -> TypeGuard[Probe | Read | Write]:
+        """Whether the plan leaves it to the driver to check this."""
+        return isinstance(step, Probe) or (isinstance(step, Read | Write) and not self.probes)
 
     def _answer(self, step: object) -> int:
         match step:
@@ -215,7 +146,7 @@ class Driver:
                 return 0
             case Read(address, size) | ReadSystem(address, size):
                 return self._record("read", address, size, self.memory.read(address, size))
-            case Write(address, size, value):
+            case Write(address, size, value) | WriteSystem(address, size, value):
                 self.memory.write(address, size, value)
                 return self._record("write", address, size, value)
             case Cas(address, size, old, new):
@@ -229,6 +160,15 @@ class Driver:
                 return self._record("in", port, size, value)
             case Out(port, size, value):
                 return self._record("out", port, size, value)
+            case ReadMsr(number):
+                return self._record("rdmsr", number, 8, port_value(number, 8))
+            case WriteMsr(number, value):
+                return self._record("wrmsr", number, 8, value)
+            case Enqueue(address, value):
+                self._record("enqueue", address, 64, value)
+                return int(self.accepts)
+            case Transfer() | ProbePort() | ProbeSystem():
+                return 0
         raise AssertionError(step)
 
     def _record(self, kind: str, address: int, size: int, value: int) -> int:
@@ -236,7 +176,72 @@ class Driver:
         return value
 
 
-def outcome(vcpu: VcpuState, delta: Delta, trace: list[Effect]) -> Outcome:
+# --- cases -------------------------------------------------------------------------------
+
+
+def start(case: Case) -> VcpuState:
+    """The state of a case; real mode in 16-bit code, but where the instruction needs protected mode."""
+    real = case.mode is Mode.CODE16 and judge(BY_NAME[case.form]) is Judge.UNICORN
+    state = VcpuState(
+        gpr=list(case.gpr),
+        rip=ENTRY[case.mode],
+        rflags=case.rflags,
+        segments=segments(case.mode),
+        cr0=0x10 if real else 0x11,
+        cr4=_CR4,
+        efer=0x500 if case.mode is Mode.CODE64 else 0,
+        xcr0=_XCR0,
+    )
+    state.gdtr.base, state.gdtr.limit = GDT, len(descriptors(case.mode)) - 1
+    x87 = _VALID + b"".join(number.to_bytes(8, "little") + b"\xff\xff".ljust(8, b"\0") for number in case.mm)
+    sets = RegisterSet.X87 | RegisterSet.SSE | RegisterSet.AVX | RegisterSet.AVX512 | RegisterSet.PASID
+    state.vectors = VectorState(sets, list(case.zmm), list(case.k), x87, _PASID)
+    return state
+
+
+def memory_of(case: Case) -> Memory:
+    """Memory as the case begins."""
+    memory = Memory(dict(enumerate(descriptors(case.mode), GDT)))
+    for address, data in case.memory.items():
+        memory.written.update(enumerate(data, address))
+    return memory
+
+
+def execute(case: Case) -> Outcome:
+    """The case in mmiod.  Raises AssertionError where there is no plan."""
+    plan = decode(case.code, case.mode)
+    assert isinstance(plan, Plan), f"no plan: {plan}"
+    vcpu, driver = start(case), Driver(memory_of(case))
+    try:
+        delta = driver.drive(plan.run(vcpu))
+    except GuestFault as fault:
+        return outcome(vcpu, Delta(vcpu.rip, vcpu.rflags), driver.trace, fault.vector)
+    return outcome(vcpu, delta, driver.trace)
+
+
+def outcome(vcpu: VcpuState, delta: Delta, trace: list[Effect], fault: int | None = None) -> Outcome:
     """What a delta leaves behind."""
     gpr = [delta.registers.get(number, value) for number, value in enumerate(vcpu.gpr)]
-    return Outcome(trace, gpr, delta.rflags & 0xFFF, delta.rip)
+    registers = [delta.segments.get(number, segment) for number, segment in enumerate(vcpu.segments)]
+    places = [(segment.selector, segment.base) for segment in registers]
+    table = range(GDT, GDT + len(descriptors(Mode.CODE64)))
+    seen = merged(effect for effect in trace if effect.address not in table or effect.kind in ("in", "out"))
+    found = Outcome(seen, gpr, delta.rflags & FLAGS, delta.rip, places, fault=fault)
+    if vcpu.vectors is not None:
+        _add_vectors(found, vcpu.vectors, delta)
+    return found
+
+
+def _add_vectors(found: Outcome, before: VectorState, delta: Delta) -> None:
+    found.zmm, found.k, x87 = list(before.zmm), list(before.k), before.x87
+    changes = delta.vectors
+    if changes is not None:
+        for number, value in changes.xmm.items():
+            found.zmm[number] = found.zmm[number] >> 128 << 128 | value
+        for number, value in changes.zmm.items():
+            found.zmm[number] = value
+        for number, value in changes.k.items():
+            found.k[number] = value
+        x87 = changes.x87 or x87
+    places = range(_X87_REGISTERS, _X87_REGISTERS + 128, 16)
+    found.mm = [int.from_bytes(x87[at : at + 8], "little") for at in places]

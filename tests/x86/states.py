@@ -9,7 +9,7 @@ from tests.x86.oracle import Driver
 DATA = 0xC093
 CODE = {Mode.CODE16: 0x009B, Mode.CODE32: 0xC09B, Mode.CODE64: 0xA09B}
 PE, AM, WP, PG = 1, 1 << 18, 1 << 16, 1 << 31
-VM, AC, RF, DF, ZF, CF = 1 << 17, 1 << 18, 1 << 16, 1 << 10, 1 << 6, 1
+VM, AC, RF, DF, TF, ZF, CF = 1 << 17, 1 << 18, 1 << 16, 1 << 10, 1 << 8, 1 << 6, 1
 LMA = 0x500
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, strategies as st
 from mmiod.values import READ, VcpuState
 from mmiod.x86 import SLOW, GuestFault, Mode, Plan, decode
 from tests.x86.forms import CODES, executed_forms, legal_modes, mnemonic
-from tests.x86.generator import cases
 from tests.x86.oracle import Driver, Effect
 from tests.x86.states import AC, AM, PE, VM, flat, plan_of
+from tests.x86.trial import cases
 
 if TYPE_CHECKING:
     from iced_x86._iced_x86_py import Code
@@ -37,7 +37,7 @@ segments = st.tuples(
 def states(draw: st.DrawFn) -> tuple[Plan, VcpuState]:
     """A move, and a state that may or may not let it through."""
     code, mode = draw(st.sampled_from(FORMS))
-    case = draw(st.sampled_from(cases(code, mode, 20, [0] * 6)))
+    case = draw(st.sampled_from(cases(code, mode, 20)))
     plan = decode(case.code, mode)
     assert isinstance(plan, Plan)
     vcpu = evolve(flat(mode), gpr=list(case.gpr), rip=draw(st.integers(0, 0xFFFF)))
@@ -75,7 +75,7 @@ def test_direct_equals_generator(drawn: tuple[Plan, VcpuState]) -> None:
 @pytest.mark.parametrize(("code", "mode"), FORMS, ids=[f"{CODES[code]}-{mode}" for code, mode in FORMS])
 def test_every_plain_move_has_a_direct_form(code: Code, mode: Mode) -> None:
     """Moves of one register are direct, and in flat segments they are not declined."""
-    for case in cases(code, mode, 5, [0] * 6):
+    for case in cases(code, mode, 5):
         plan = decode(case.code, mode)
         assert isinstance(plan, Plan)
         assert plan.direct is not None

@@ -1,81 +1,156 @@
-"""Every executed form against Unicorn: accesses, registers, flags, RIP."""
+"""Every executed form against Unicorn or this CPU: accesses, registers, flags, RIP."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from attrs import evolve
 
-from mmiod.x86 import Mode, Plan, decode
-from tests.x86.forms import Case, executed_forms, legal_modes, mnemonic
-from tests.x86.generator import cases
-from tests.x86.oracle import Driver, Oracle, Outcome, outcome
+from mmiod.x86 import Mode
+from tests.x86 import campaign, worker
+from tests.x86.__main__ import main
+from tests.x86.campaign import Results, Worker, judged_forms
+from tests.x86.coverage import COUNTED, Coverage, covered, table, totals
+from tests.x86.differences import TABLE, Difference
+from tests.x86.document import filled
+from tests.x86.forms import BEYOND, BY_NAME, CODES, TARGET, encoding, executed_forms
+from tests.x86.native import missing
+from tests.x86.oracle import execute
+from tests.x86.situations import Case, situation
+from tests.x86.trial import by_unicorn, difference, draw, native
 
-CASES = int(os.environ.get("MMIOD_ORACLE_CASES", "20"))
-FORMS = executed_forms()
-FAMILIES = sorted({mnemonic(code) for code in FORMS})
+DOCUMENT = Path(__file__).parents[2] / "docs" / "instructions.md"
+RATCHET = 785, 134
+"""Forms of the target and besides that are proven; these may only grow."""
 
 
 @pytest.fixture(scope="module")
-def oracles() -> dict[Mode, Oracle]:
-    """One Unicorn for each mode."""
-    return {mode: Oracle(mode) for mode in Mode}
+def results() -> Results:
+    """All forms that an oracle can run here, `COUNTED` cases in each mode."""
+    last = Results()
+    for so_far in campaign.campaign(judged_forms(), COUNTED):
+        last = so_far
+    return last
 
 
-def execute(case: Case, oracle: Oracle) -> Outcome:
-    """The case in mmiod."""
-    plan = decode(case.code, case.mode)
-    assert isinstance(plan, Plan), plan
-    vcpu, driver = oracle.state(case), Driver()
-    delta = driver.drive(plan.run(vcpu))
-    return outcome(vcpu, delta, driver.trace)
+@pytest.mark.parametrize("family", [*TARGET, *BEYOND])
+def test_family_equals_its_oracle(family: str, results: Results) -> None:
+    """Each form of the family does what its oracle does, in every mode in which it exists."""
+    forms = {CODES[code] for code in (TARGET | BEYOND)[family]}
+    assert [] == [str(failure) for failure in results.failed if failure.form in forms]
+    assert forms.intersection(judged_forms()) == forms.intersection(results.cases)
 
 
-def canonical(result: Outcome, case: Case) -> Outcome:
-    """The order of CMPS's two reads is not architectural; QEMU reads 4 bytes for MOVSXD r16."""
-    if case.form.startswith("CMPS"):
-        result.trace.sort(key=lambda effect: effect.address)
-    if case.form == "MOVSXD_R16_RM16":
-        result.trace = [evolve(effect, size=2, value=effect.value & 0xFFFF) for effect in result.trace]
-    return result
+@pytest.mark.needs("avx512")
+def test_coverage_never_falls(results: Results) -> None:
+    """Of the forms that iced's tables have, by the written rule, all are proven; the document says so."""
+    found = covered(results.cases, {failure.form for failure in results.failed})
+    proven, besides = totals(found, target=True)[0], totals(found, target=False)[0]
+    assert RATCHET[0] <= proven, table(found)
+    assert RATCHET[1] <= besides, table(found)
+    text = DOCUMENT.read_text()
+    assert text == filled(text, found), "make generate"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_family_equals_unicorn(family: str, oracles: dict[Mode, Oracle]) -> None:
-    """Each form of the family does what Unicorn does, in every mode in which it exists."""
-    forms = [code for code in FORMS if mnemonic(code) == family]
-    for code in forms:
-        for mode in legal_modes(code):
-            oracle = oracles[mode]
-            for case in cases(code, mode, CASES, oracle.bases):
-                expected = canonical(oracle.run(case), case)
-                actual = canonical(execute(case, oracle), case)
-                assert expected == actual, (case, case.code.hex())
+def test_a_form_that_fails_or_was_tried_too_seldom_does_not_count() -> None:
+    """A case less than `COUNTED` in each mode, or one difference, and the form is lacking."""
+    cases = dict.fromkeys(map(CODES.__getitem__, executed_forms()), 3 * COUNTED)
+    cases["TEST_RM8_R8"] -= 1
+    found = {one.family: one for one in covered(cases, {"XLAT_M8"})}
+    assert Coverage("test", True, 12, ("TEST_RM8_R8",)) == found["test"]
+    assert (0, 1) == (found["xlat"].covered, found["xlat"].forms)
+    assert ("    not XLAT_M8" in table(list(found.values())).splitlines()) is True
+    assert found["bmi"].covered == found["bmi"].forms
 
 
-FAMILY_OF = {
-    "MOV": "mov", "MOVZX": "movx", "MOVSX": "movx", "MOVSXD": "movx", "TEST": "test", "XCHG": "xchg",
-    "IN": "port", "OUT": "port", **dict.fromkeys("ADD OR ADC SBB AND SUB XOR CMP".split(), "alu"),
-}  # fmt: skip
+@pytest.mark.needs("avx512")
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.forms)
+def test_known_difference_is_still_one(row: Difference) -> None:
+    """Unicorn does otherwise than mmiod, and this CPU does not."""
+    code, mode, seed = row.proof
+    case = situation(bytes.fromhex(code), mode, seed)
+    assert row.excuses(case)
+    assert native(case)
+    assert None is difference(case)
+    assert execute(case) != _unicorns(case)
 
 
-def test_every_form_in_scope_is_covered() -> None:
-    """(forms, forms in the modes they exist in) per family; each of the latter runs CASES times above."""
-    forms, instances = Counter[str](), Counter[str]()
-    for code in FORMS:
-        family = FAMILY_OF.get(mnemonic(code), "string")
-        forms[family] += 1
-        instances[family] += len(legal_modes(code))
-    counted = {family: (forms[family], instances[family]) for family in sorted(forms)}
-    assert {
-        "alu": (128, 312),
-        "mov": (23, 57),
-        "movx": (15, 31),
-        "port": (12, 36),
-        "string": (26, 68),
-        "test": (12, 30),
-        "xchg": (4, 10),
-    } == counted
-    assert CASES >= 20
+def _unicorns(case: Case) -> object:
+    try:
+        return by_unicorn(case)
+    except Exception as error:  # noqa: BLE001  that it refuses the instruction is a difference, too
+        return error
+
+
+def test_the_native_oracle_says_why_it_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere than on x86-64 Linux there is a reason instead of a crash."""
+    missing.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("platform.machine", lambda: "riscv64")
+        assert "riscv64 linux is not x86-64 Linux" == missing()
+    missing.cache_clear()
+
+
+def test_without_the_native_oracle_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Unicorn is wrong nobody judges, and forms that it does not know are left out."""
+    monkeypatch.setattr("tests.x86.trial.missing", lambda: "no such CPU")
+    monkeypatch.setattr("tests.x86.campaign.missing", lambda: "no such CPU")
+    monkeypatch.setattr("tests.x86.trial.execute", lambda _: pytest.fail("it would be compared"))
+    code, mode, seed = TABLE[0].proof
+    assert None is difference(situation(bytes.fromhex(code), mode, seed))
+    assert {"LEGACY"} == {encoding(BY_NAME[name]) for name in judged_forms()}
+
+
+# --- failures ----------------------------------------------------------------------------
+
+
+def test_failure_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is what it takes to fail: here LOCK, the opcode and an operand; in the first state."""
+    monkeypatch.setattr(worker, "difference", lambda case: "planted" if 0xF0 in case.code else None)
+    monkeypatch.setattr(worker, "tell", lambda _: None)
+    found = (draw(BY_NAME["ADD_RM32_R32"], Mode.CODE64, seed) for seed in range(1, 100))
+    case = next(case for case in found if 0xF0 in case.code and case.code[0] in (0x2E, 0x36, 0x64, 0x67))
+    small = worker.shrunk(case)
+    assert (b"\xf0\x01", 0) == (small.code[:2], small.seed)
+    assert len(small.code) < len(case.code)
+
+
+def test_process_that_dies_is_a_failure_of_its_last_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case is named with the command that shows it again, and the next job has a new process."""
+    program = "import os; input(); print('case 8b00 64 7', flush=True); os.abort()"
+
+    def started() -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True)
+
+    monkeypatch.setattr(campaign, "_started", started)
+    one = Worker()
+    for _ in range(2):
+        tried, [failure] = one.run("MOV_R32_RM32", 0, 20)
+        assert (1, "8b00", 64, 7) == (tried, failure.code, failure.mode, failure.seed)
+        assert "the process died: -6" == failure.difference
+        assert str(failure).endswith("again: .venv/bin/python -m tests.x86 --replay 8b00 64 7")
+
+
+def test_replay_shows_the_case(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of a failure; a case that does not differ any more says so."""
+    assert 0 == main(["--replay", "8b00", "64", "7"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("mov eax,[rax]\nCase(form='MOV_R32_RM32'")
+    assert shown.endswith("no difference\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--replay", "zz", "64", "0"], "zz 64 0 is no case"),
+        (["--replay", "8b00", "48", "0"], "8b00 48 0 is no case"),
+        (["--form", "NOSUCH*"], "no form matches NOSUCH*"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], words: str) -> None:
+    """The argument that is wrong is in the message."""
+    with pytest.raises(SystemExit, match=words.replace("*", r"\*")):
+        main(arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmiod.values import CS, DS, ES, FS, SS, Segment, VcpuState
-from mmiod.x86 import Mode, code_address
+from mmiod.x86 import GuestFault, Mode, code_address
 from tests.x86.oracle import Driver
 from tests.x86.states import AC, AM, VM, execute, fault_of, flat, real
 
@@ -171,6 +171,26 @@ def test_alignment_check(address: int, cpl: int, am: int, ac: int, fault: tuple[
     """#AC(0) needs CPL 3, CR0.AM and RFLAGS.AC (SDM vol. 3, 6.15)."""
     vcpu = flat(Mode.CODE64, rax=address, cpl=cpl, cr0=1 | am, rflags=2 | ac)
     assert fault == fault_of("48 89 30", vcpu)
+
+
+@pytest.mark.parametrize(
+    ("code", "rax", "fault"),
+    [
+        ("ff 28", 0x104, GP),  # jmp m16:32: as its offset; the selector is 0
+        ("ff 28", 0x102, ALIGNMENT),
+        ("66 0f 38 f8 18", 0x101, None),  # movdir64b
+    ],
+)
+def test_alignment_check_of_large_operands(code: str, rax: int, fault: tuple[int, int] | None) -> None:
+    """A far pointer has its offset's alignment; above 8 bytes #AC does not apply (SDM vol. 3, 6.15)."""
+    vcpu = flat(Mode.CODE32, rax=rax, rbx=0x2000, cpl=3, cr0=1 | AM, rflags=2 | AC)
+    driver, seen = Driver(), None
+    driver.memory.write(rax, 6, 0)
+    try:
+        execute(code, vcpu, driver)
+    except GuestFault as raised:
+        seen = raised.vector, raised.error_code
+    assert fault == seen
 
 
 def test_destination_string_cannot_be_overridden() -> None:

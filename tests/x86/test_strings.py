@@ -135,7 +135,7 @@ def test_fault_in_a_later_iteration_keeps_the_earlier_ones(done: int) -> None:
 def test_stop_at_the_destination_precedes_all_effects(code: str, stop: GuestFault | Suspend) -> None:
     """What is wrong with the destination shows before the source, or the port, is read."""
     driver = Driver()
-    driver.interfere = lambda probe: stop if probe.intent is Intent.WRITE else None
+    driver.interfere = lambda step: stop if isinstance(step, Probe) and step.intent is Intent.WRITE else None
     with pytest.raises(type(stop)) as raised:
         execute(code, flat(Mode.CODE64, rsi=0x100, rdi=0x200, rcx=9), driver)
     assert stop is raised.value
