@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import timeit
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,11 +12,13 @@ from typing import Final
 
 from attrs import evolve, frozen
 
+from bench import prototype
 from bench.programs import MACHINE, VM
 from mmiod.config import Config, VmConfig
 from mmiod.core.run import Platform, Run, run
 from mmiod.daemon import build
 from mmiod.machine.machine import Machine
+from mmiod.machine.memory import Slot, storage_of
 from mmiod.protocol.exit import NO_DEADLINE, Client, Offer, Session, encode_completion, encode_exit
 from mmiod.values import (
     CS,
@@ -30,16 +34,23 @@ from mmiod.values import (
     Values,
     VcpuState,
 )
-from mmiod.x86 import REP_BOUND, Plan, Probe, decode, mode_of
+from mmiod.x86 import REP_BOUND, Plan, decode, mode_of
 
 BASE: Final = 0xFEBF_0000
 SCRATCH: Final = BASE + 4
 PATTERN: Final = 0x6D6D_696F
 TESTDEV: Final = 3 << 15
 COMMAND, BAR0, MEMORY_SPACE = 0x04, 0x10, 2
-RBX: Final = 3
+RCX, RDX, RBX, RSI = 1, 2, 3, 6
+RAM: Final = 1 << 16
 LOAD: Final = bytes.fromhex("8b4304") + b"\x90" * 12
 """mov eax, [ebx + 4], and what follows it."""
+OR: Final = bytes.fromhex("094304") + b"\x90" * 12
+"""or [ebx + 4], eax."""
+REP_OUTSB: Final = bytes.fromhex("f36e") + b"\x90" * 13
+DEBUGCON: Final = 0x402
+STRING: Final = 512
+"""Bytes of a string to a device that takes it at once."""
 REPEATS: Final = 25
 PLATFORM: Final = Platform(physical_bits=40)
 
@@ -66,17 +77,26 @@ def _parts() -> Mapping[str, Callable[[], object]]:
     machine = _machine()
     decoded = DecodedExit(0, 1, Space.MMIO, READ, SCRATCH, 4)
     raw = RawExit(0, 1, _flat(), LOAD, gpa=SCRATCH)
+    modified = RawExit(0, 1, _flat(), OR, gpa=SCRATCH)
     mode = mode_of(raw.state)
+    string = RawExit(0, 1, _string(), REP_OUTSB)
     values, done = _execute(machine, decoded), _execute(machine, raw)
+    assert isinstance(_execute(machine, string), Done)
     assert values == Values(PATTERN.to_bytes(4, "little")), values
     assert isinstance(done, Done), done
     plan = decode(LOAD, mode)
     assert isinstance(plan, Plan), plan
+    plans: prototype.Plans = {}
     return {
+        "prototype: decode, a new instruction": partial(prototype.plan, LOAD),
+        "prototype: plan, found and run": lambda: prototype.run(plans, LOAD, raw.state.gpr, PATTERN),
         "decode, a new instruction": partial(decode.__wrapped__, LOAD, mode),
         "plan, cached: found and run": lambda: _run_plan(decode(LOAD, mode), raw.state),
+        "plan, cached: found and run directly": lambda: _run_direct(decode(LOAD, mode), raw.state),
         "core.run, decoded exit": lambda: _execute(machine, decoded),
         "core.run, raw exit": lambda: _execute(machine, raw),
+        "core.run, raw exit, read and written": lambda: _execute(machine, modified),
+        f"core.run, rep outsb of {STRING}": lambda: _execute(machine, string),
         "protocol, decoded exit in, VALUES out": _codec(decoded, values),
         "protocol, raw exit in, DONE out": _codec(raw, done),
     }
@@ -96,15 +116,22 @@ def _finish(started: Run) -> Completion:
 
 
 def _run_plan(plan: object, state: VcpuState) -> None:
-    """Answer each step at once."""
+    """As the prototype's: one request, answered at once."""
     assert isinstance(plan, Plan)
     steps = plan.run(state)
-    step = next(steps)
+    next(steps)
     try:
-        while True:
-            step = steps.send(0 if isinstance(step, Probe) else PATTERN)
+        steps.send(PATTERN)
     except StopIteration:
         return
+
+
+def _run_direct(plan: object, state: VcpuState) -> None:
+    """The same without the generator."""
+    assert isinstance(plan, Plan)
+    assert plan.direct is not None
+    plan.direct.linear(state)
+    plan.direct.delta(state, PATTERN)
 
 
 def _codec(exit_: Exit, completion: Completion) -> Callable[[], None]:
@@ -141,6 +168,10 @@ def _machine() -> Machine:
     _execute(machine, evolve(write, address=TESTDEV | COMMAND, size=2, data=enable))
     pattern = PATTERN.to_bytes(4, "little")
     _execute(machine, evolve(write, space=Space.MMIO, address=SCRATCH, data=pattern))
+    descriptor = os.memfd_create("ram", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, RAM)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    machine.memory.add(Slot(0, 0, RAM, False, storage_of(descriptor, 0, RAM, read_only=False)))
     return machine
 
 
@@ -150,4 +181,11 @@ def _flat() -> VcpuState:
     segments[CS] = Segment(0, 0xFFFF_FFFF, 8, 0xC09B)
     state = VcpuState(segments=segments, cr0=1, rip=0x1000)
     state.gpr[RBX] = BASE
+    return state
+
+
+def _string() -> VcpuState:
+    """The same, with a string at 4 KiB for the debug console."""
+    state = _flat()
+    state.gpr[RCX], state.gpr[RDX], state.gpr[RSI] = STRING, DEBUGCON, 0x1000
     return state

@@ -18,6 +18,7 @@ not one per device task: in virtual time their order across devices is part of t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -26,6 +27,7 @@ from attrs import define, field
 
 from mmiod.core.backends.faces import (
     BackendFailed,
+    KeepingLink,
     Link,
     Place,
     RequestRefused,
@@ -33,7 +35,7 @@ from mmiod.core.backends.faces import (
     ServiceLink,
     StreamBackend,
 )
-from mmiod.core.ports import MAX_REQUESTS, Ask, RequestQueue, StreamQueue
+from mmiod.core.ports import MAX_REQUESTS, Ask, Move, RequestQueue, StreamQueue
 from mmiod.device import Effect
 from mmiod.machine.host import InlineHost
 from mmiod.machine.ports import BackendStatus
@@ -162,7 +164,7 @@ class ServiceLane:
 
     def __attrs_post_init__(self) -> None:
         """Make the queue."""
-        self.queue = RequestQueue(BackendStatus(self.spec))
+        self.queue = RequestQueue(BackendStatus(self.spec), self.backend.keeping)
 
     async def run(self) -> None:
         """Do what is asked, until cancelled."""
@@ -185,7 +187,26 @@ class ServiceLane:
             nursery.start_soon(link.watch)
             nursery.start_soon(self._cancel, link)
             while True:
-                await self._perform(link, await self.queue.first())
+                first = await self.queue.first()
+                if isinstance(first, Ask):
+                    await self._perform(link, first)
+                else:
+                    await self._move(link, first)
+
+    async def _move(self, link: ServiceLink, move: Move) -> None:
+        """What the backend keeps comes or goes; in doubt that is done again."""
+        assert isinstance(link, KeepingLink)
+        parts = move.parts
+        try:
+            if parts is None:
+                parts = await link.fetch()
+            else:
+                await link.put_back(parts)
+        except RequestRefused as refusal:
+            await self._fail(str(refusal))
+        else:
+            self._answered()
+            await self.inject(partial(setattr, self.queue, "kept", parts))
 
     async def _perform(self, link: ServiceLink, ask: Ask) -> None:
         reply = None
@@ -207,7 +228,8 @@ class ServiceLane:
     async def _cancel(self, link: ServiceLink) -> None:
         while True:
             await self.queue.cancelled.wait()
-            await link.cancel()
+            with suppress(RequestRefused):  # the request then comes to its own end
+                await link.cancel()
 
     async def _failed(self, reason: str) -> None:
         """The backend is gone: see what becomes of the first request, or of all."""
@@ -226,8 +248,8 @@ class ServiceLane:
             while self.queue.waiting:
                 await self._fail(reason)
 
-    async def _settle_doubt(self, ask: Ask, reason: str) -> None:
-        if self._effect(ask) is Effect.AT_MOST_ONCE:
+    async def _settle_doubt(self, ask: Ask | Move, reason: str) -> None:
+        if isinstance(ask, Ask) and self._effect(ask) is Effect.AT_MOST_ONCE:
             self.notify(
                 "effect_unknown",
                 device=self.place.device,
@@ -238,9 +260,12 @@ class ServiceLane:
             await self._fail(reason)
 
     async def _fail(self, reason: str) -> None:
-        number = self.queue.waiting[0].number
+        first = self.queue.waiting[0]
         self._answered()
-        await self.inject(partial(self.host.fail, self.place.name, number, reason))
+        if isinstance(first, Ask):
+            await self.inject(partial(self.host.fail, self.place.name, first.number, reason))
+        else:
+            await self.inject(partial(setattr, self.queue, "refusal", reason))
 
     def _answered(self) -> None:
         self.queue.waiting.popleft()

@@ -6,12 +6,13 @@ Nothing here waits itself.  What exceeds a bound is counted and, of requests, re
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Final
 
 import trio
 from attrs import define, field, frozen
 
-from mmiod.machine.ports import BackendStatus
+from mmiod.machine.ports import BackendStatus, Keeping
 
 MAX_QUEUED: Final = 1 << 20
 """Bytes of a stream that may wait for its backend."""
@@ -99,14 +100,24 @@ class Ask:
     data: bytes
 
 
+@frozen
+class Move:
+    """What a backend keeps goes with its VM: `parts` are for it, or (None) it is asked for them."""
+
+    parts: Mapping[str, bytes] | None
+
+
 @define(eq=False)
 class RequestQueue:
     """A service's requests between a hook and the device task."""
 
     status: BackendStatus
+    keeping: Keeping | None = None
+    kept: Mapping[str, bytes] | None = None
+    refusal: str | None = None
     changed: Signal = field(factory=Signal)
     cancelled: Signal = field(factory=Signal)
-    waiting: deque[Ask] = field(factory=deque)
+    waiting: deque[Ask | Move] = field(factory=deque)
     """The first one may be under way."""
     refused: deque[Ask] = field(factory=lambda: deque(maxlen=MAX_REQUESTS))
     """What found the queue full."""
@@ -124,10 +135,24 @@ class RequestQueue:
 
     def cancel(self, number: int) -> None:
         """Called by a hook: returns at once; only a request under way can be ended early."""
-        if self.waiting and self.waiting[0].number == number:
+        first = self.waiting[0] if self.waiting else None
+        if isinstance(first, Ask) and first.number == number:
             self.cancelled.set()
 
-    async def first(self) -> Ask:
+    def fetch(self) -> None:
+        """Ask what the backend keeps, behind the requests that wait."""
+        self._move(Move(None))
+
+    def put_back(self, parts: Mapping[str, bytes]) -> None:
+        """Hand it what it kept, behind the requests that wait."""
+        self._move(Move(parts))
+
+    def _move(self, move: Move) -> None:
+        self.kept = self.refusal = None
+        self.waiting.append(move)
+        self.changed.set()
+
+    async def first(self) -> Ask | Move:
         """The request that is to be done; it stays until it is answered."""
         while not self.waiting:
             await self.changed.wait()

@@ -79,6 +79,7 @@ class Pump:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        self.working.set()  # the first turns may find much to do before the first park
         try:
             while True:
                 if self.turn():

@@ -10,6 +10,7 @@ from mmiod.core.backends.faces import Place, ServiceBackend, StreamBackend
 from mmiod.core.backends.specs import NULL, service_backend, stream_backend
 from mmiod.core.device_task import DeviceTask, Inject, ServiceLane, StreamLane
 from mmiod.device import Device
+from mmiod.machine.description import BackendDescription
 from mmiod.machine.machine import Machine
 
 
@@ -27,7 +28,7 @@ class Backends:
         return ((owns, place) for place, owns in owned if owns)
 
 
-def choose(plugin: type[Device], place: Place, specs: Mapping[str, str]) -> Backends:
+def choose(plugin: type[Device], place: Place, specs: Mapping[str, BackendDescription]) -> Backends:
     """Make the backends that a machine file names for a device; `place` says which, without a name.
 
     Raises:
@@ -39,12 +40,13 @@ def choose(plugin: type[Device], place: Place, specs: Mapping[str, str]) -> Back
         raise ValueError(f"streams.{name}: the device has {', '.join(sorted(known)) or 'no stream'}")
     for name in plugin.streams:
         own, spec = evolve(place, name=name), specs.get(name, NULL)
-        backend = stream_backend(spec, own)
-        if backend is not None:
-            chosen.streams.append((own, spec, backend))
+        stream = stream_backend(spec, own)
+        if stream is not None:
+            chosen.streams.append((own, str(spec), stream))
     for name, service in plugin.services.items():
         own, spec = evolve(place, name=name), specs.get(name, NULL)
-        chosen.services.append((own, spec, service_backend(spec, own, frozenset(service.effects))))
+        backend = service_backend(spec, own, frozenset(service.effects))
+        chosen.services.append((own, str(spec), backend))
     return chosen
 
 

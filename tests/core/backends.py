@@ -14,7 +14,8 @@ from mmiod.core.device_task import DeviceTask
 from mmiod.core.ports import Signal
 from mmiod.core.wiring import Backends, choose, connect
 from mmiod.device import Device, Effect, Requests, Stream
-from mmiod.machine.description import DeviceDescription
+from mmiod.device.block import Blocks
+from mmiod.machine.description import BackendDescription, DeviceDescription
 from tests.machine.machines import Rig
 
 PATIENCE_S = 20
@@ -33,6 +34,7 @@ class Peripheral(Device):
             "ask": Effect.QUERYABLE,
         }
     )
+    image = Blocks()
     received: bytearray
     answers: list[tuple[int, bytes | str]]
     space: int
@@ -49,10 +51,12 @@ class Peripheral(Device):
     def _arrived(self, data: bytes) -> None:
         self.received += data
 
+    @image.on_reply
     @disk.on_reply
     def _replied(self, number: int, data: bytes) -> None:
         self.answers.append((number, data))
 
+    @image.on_failure
     @disk.on_failure
     def _failed(self, number: int, reason: str) -> None:
         self.answers.append((number, reason))
@@ -110,7 +114,7 @@ async def serving(
     *,
     streams: dict[str, StreamBackend] | None = None,
     service: ServiceBackend | None = None,
-    **specs: str,
+    **specs: BackendDescription,
 ) -> AsyncIterator[Bench]:
     """Lanes under way, of backends by spec or as they are; drained and cancelled as by the daemon."""
     bench = Bench()

@@ -293,7 +293,7 @@ def test_unknown_backend_is_refused(spec: str) -> None:
     [
         ("process:'unfinished", "No closing quotation"),
         ("swtpm-socket:data", "it is swtpm-socket:DATA,CONTROL"),
-        ("unix:x", "a backend is null, swtpm[:DIRECTORY], swtpm-socket:DATA,CONTROL"),
+        ("unix:x", "a backend is null, block:PATH, swtpm[:DIRECTORY], swtpm-socket:DATA,CONTROL"),
         ("swtpm", "it does not do ask"),
     ],
 )
@@ -314,7 +314,7 @@ def test_paths_are_relative_to_the_machine_file(tmp_path: Path) -> None:
 
 def test_stream_that_the_device_does_not_have_is_refused() -> None:
     """The error lists those that it has."""
-    with pytest.raises(ValueError, match=r"streams\.console: the device has debug, disk, serial"):
+    with pytest.raises(ValueError, match=r"streams\.console: the device has debug, disk, image, serial"):
         choose(Peripheral, PLACE, {"console": "log"})
 
 

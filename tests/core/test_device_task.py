@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,6 +14,7 @@ from attrs import define, field
 from mmiod.core.backends.faces import BackendFailed, Link, RequestRefused, ServiceLink
 from mmiod.core.device_task import CHUNK
 from mmiod.core.ports import MAX_QUEUED, MAX_REQUESTS
+from mmiod.machine.ports import Keeping
 from tests.core.backends import serving
 
 # --- streams -----------------------------------------------------------------------------------
@@ -181,6 +182,9 @@ Step = bytes | Exception | None
 """What becomes of a request: a reply, a failure, or (None) it waits for `release`."""
 
 
+KEEPING = Keeping("disk", 1, {"cache": 100})
+
+
 @define(eq=False)
 class Disk:
     """A service's far side, which plays a script."""
@@ -193,6 +197,8 @@ class Disk:
     death: trio.Event = field(factory=trio.Event)
     owns: str = ""
     kinds: frozenset[str] = frozenset({"initialize", "execute", "ask"})
+    keeping: Keeping = KEEPING
+    refuses_to_cancel: bool = False
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[ServiceLink]:
@@ -222,10 +228,20 @@ class Disk:
         self.log.append(("query", kind))
         return self.queries.get(data)
 
+    async def fetch(self) -> dict[str, bytes]:
+        """Play the next step."""
+        return {"cache": await self.perform("fetch", b"")}
+
+    async def put_back(self, parts: Mapping[str, bytes]) -> None:
+        """Play the next step."""
+        await self.perform("put_back", parts["cache"])
+
     async def cancel(self) -> None:
         """Let the request go."""
         await trio.lowlevel.checkpoint()
         self.log.append(("cancel",))
+        if self.refuses_to_cancel:
+            raise RequestRefused("not now")
         self.release.set()
 
     async def watch(self) -> None:
@@ -247,6 +263,20 @@ async def test_requests_are_done_in_order_and_one_at_a_time() -> None:
     assert [("open",), *(("execute", n) for n in "123")] == disk.log
 
 
+async def test_cancel_may_be_refused() -> None:
+    """The request goes on to its own end, and so does the backend."""
+    disk = Disk(deque([None]), refuses_to_cancel=True)
+    async with serving(service=disk) as bench:
+        number = bench.device.disk.send("execute", b"1")
+        await trio.testing.wait_all_tasks_blocked()
+        bench.device.disk.cancel(number)
+        await trio.testing.wait_all_tasks_blocked()
+        disk.release.set()
+        await bench.until(lambda: bool(bench.device.answers))
+    assert [(number, b"released")] == bench.device.answers
+    assert [("open",), ("execute", "1"), ("cancel",)] == disk.log
+
+
 async def test_cancel_reaches_the_request_under_way_only() -> None:
     """The reply still comes; a number that is not under way is nobody's."""
     disk = Disk(deque([None]))
@@ -259,6 +289,37 @@ async def test_cancel_reaches_the_request_under_way_only() -> None:
         bench.device.disk.cancel(first)
         await bench.until(lambda: len(bench.device.answers) == 2)
     assert [(1, b"released"), (2, b"done")] == bench.device.answers
+
+
+async def test_what_a_backend_keeps_is_fetched_behind_the_requests() -> None:
+    """It is that of after them; the device hears nothing of it."""
+    disk = Disk(deque([b"a", b"content"]))
+    async with serving(service=disk) as bench:
+        queue = bench.task.services[0].queue
+        bench.device.disk.send("execute", b"1")
+        queue.fetch()
+        assert queue.busy
+        await bench.until(lambda: not queue.busy)
+    assert ({"cache": b"content"}, None) == (queue.kept, queue.refusal)
+    assert [(1, b"a")] == bench.device.answers
+    assert [("open",), ("execute", "1"), ("fetch", "")] == disk.log
+
+
+async def test_what_a_backend_kept_is_handed_over_before_later_requests() -> None:
+    """Again if the backend dies of it; what is refused is told, and the next request done."""
+    disk = Disk(deque([BackendFailed("killed"), b"", RequestRefused("no such format"), b"c"]))
+    async with serving(service=disk) as bench:
+        queue = bench.task.services[0].queue
+        queue.put_back({"cache": b"1"})
+        await bench.until(lambda: queue.kept is not None)
+        queue.put_back({"cache": b"2"})
+        bench.device.disk.send("execute", b"3")
+        await bench.until(lambda: bool(bench.device.answers))
+    assert (None, "no such format") == (queue.kept, queue.refusal)
+    assert [("put_back", "1"), ("put_back", "1"), ("put_back", "2"), ("execute", "3")] == [
+        step for step in disk.log if step != ("open",)
+    ]
+    assert "effect_unknown" not in bench.events
 
 
 async def test_request_in_doubt_is_reported_and_never_repeated() -> None:

@@ -148,6 +148,17 @@ async def test_soon_ends_a_park() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_first_turns_are_under_the_watchdogs_eyes() -> None:
+    """What waits already when the loop begins: a hook may hang before the loop has ever parked."""
+    pump, seen = Pump(threading.Event()), []
+    pump.soon(lambda: seen.append(pump.working.is_set()))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [True] == seen
+
+
 async def test_message_ends_a_park(pairs: Pairs) -> None:
     """A descriptor that becomes ready is served."""
     pump, came = Pump(threading.Event()), trio.Event()

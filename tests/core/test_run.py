@@ -312,6 +312,40 @@ def test_modified_operand_across_device_and_unmapped_ram_reads_the_device_once()
     guest.close()
 
 
+@pytest.mark.parametrize(
+    ("mode", "rip", "limit", "fault"),
+    [
+        (Mode.CODE32, 0xFFE, 0xFFF, None),
+        (Mode.CODE32, 0xFFE, 0xFFE, Fault(13, 0)),
+        (Mode.CODE16, 0xFFFF, 0xFFFF, Fault(13, 0)),
+        (Mode.CODE64, (1 << 47) - 2, 0, None),  # the next one faults, not this
+        (Mode.CODE64, (1 << 47) - 1, 0, Fault(13, 0)),
+    ],
+)
+def test_instruction_ends_within_its_segment(
+    guest: Guest, mode: Mode, rip: int, limit: int, fault: Fault | None
+) -> None:
+    """A byte beyond the limit of CS, or not canonical, cannot be fetched: #GP(0), no access."""
+    guest.state = flat(mode, rip=rip, rbx=DEVICE)
+    guest.state.segments[1].limit = limit
+    guest.code = bytes.fromhex("67668b03" if mode is Mode.CODE16 else LOAD).ljust(15, b"\x90")
+    completion = guest.once()
+    assert (fault or Done) == (completion if fault else type(completion))
+    assert bool(fault) == (not guest.log.accesses)
+
+
+def test_code_on_a_page_that_is_not_there() -> None:
+    """The instruction goes on behind the page: #PF for a fetch at the next one's first byte."""
+    guest = Guest()
+    # SDM vol. 3, 4.5: PAE with one table; NX is on, so the error code tells of a fetch.
+    for gpa, entry in ((0x2000, 0x3001), (0x3000, 0x4027), (0x4000 + 8 * 7, 0x7067)):
+        guest.poke(gpa, entry.to_bytes(8, "little"))
+    guest.poke(0x8000 - 3, bytes.fromhex("c78300"))
+    guest.state = flat(Mode.CODE32, rip=0x8000 - 3, cr0=PE | PG, cr3=0x2000, cr4=1 << 5, efer=1 << 11)
+    assert Fault(14, 0x10, 0x8000) == guest.once(guest.exit(code=b""))
+    guest.close()
+
+
 PAGES = {"device": DEVICE, "device2": DEVICE + PAGE, "ram": 0x4000, "remote": REMOTE + PAGE}
 INSTRUCTIONS = [
     LOAD,
@@ -516,6 +550,8 @@ FORWARD = (
         ("ed", {"rdx": 0x300}),
         ("ef", {"rdx": 0x2FE}),
         ("6d", {"rdx": 0x300, "rdi": DEVICE}),
+        ("6f", {"rdx": 0x300, "rsi": DEVICE}),
+        ("f36f", {"rdx": 0x2FE, "rsi": DEVICE, "rcx": 3}),
     ],
 )
 def test_what_is_forwarded_is_handed_back_before_any_effect(code: str, registers: dict[str, int]) -> None:
@@ -531,6 +567,24 @@ def test_decoded_exit_that_is_forwarded() -> None:
     """The access is the hypervisor's to answer."""
     guest = Guest(unclaimed=FORWARD)
     assert Forward() == guest.once(DecodedExit(0, 1, Space.PIO, READ, 0x300, 1))
+    guest.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "size", "count", "stride"),
+    [
+        (0x50000 - 2, 4, 1, 0),
+        (0x50000 - 8, 4, 3, 1),
+        (0x50000 + PAGE, 4, 3, -1),
+        (0x50000 + PAGE - 2, 4, 1, 0),
+    ],
+)
+def test_decoded_exit_that_is_partly_forwarded(address: int, size: int, count: int, stride: int) -> None:
+    """The hypervisor answers all of it, as of an instruction: no part is done twice, none is lost."""
+    guest = Guest(unclaimed=FORWARD, device_base=0x50000 - PAGE, device_pages=1)
+    exit_ = DecodedExit(0, 1, Space.MMIO, WRITE, address, size, count, stride, bytes(size * count))
+    assert Forward() == guest.once(exit_)
+    assert [] == guest.log.accesses
     guest.close()
 
 
@@ -564,7 +618,6 @@ def test_elements_of_a_decoded_exit(
         (Space.PIO, 0xFFFE, 1),
         (Space.PIO, 2, -1),
         (Space.MMIO, (1 << 64) - 4, 1),
-        (Space.MSR, (1 << 32) - 2, 1),
     ],
 )
 def test_elements_beyond_the_space_do_no_harm(guest: Guest, space: Space, address: int, stride: int) -> None:
@@ -613,6 +666,26 @@ def test_exits_wait_for_a_device_and_for_each_other() -> None:
             assert host is second.send(None)  # type: ignore[attr-defined]
     statistics = host.statistics
     assert 2 == statistics.reads
+
+
+@pytest.mark.parametrize(
+    ("code", "registers"), [("6d", {"rdx": PORT, "rdi": 0x4000}), (LOAD, {"rbx": 0x3FFE})]
+)
+def test_ram_may_go_while_a_device_is_waited_for(code: str, registers: dict[str, int]) -> None:
+    """UNMAP during an exit: what is left of it reads ones there and writes nowhere."""
+    slow = DeviceDescription("test/slow", at={"main": Placement(Space.PIO, PORT)})
+    below = DeviceDescription("test/slow", at={"main": Placement(Space.MMIO, 0x4000 - 8)})
+    guest = Guest()
+    memory = guest.rig.machine.memory
+    guest.rig = Rig({"port": (Slow, slow), "slow": (Slow, below)})
+    guest.rig.machine.memory = memory
+    at(guest, code, **registers)
+    running = run(guest.rig.machine, guest.exit(), guest.platform, guest.rep_bound)
+    next(running)
+    guest.close()
+    with pytest.raises(StopIteration) as finished:
+        running.send(0x1122)
+    assert isinstance(finished.value.value, Done)
 
 
 def test_state_of_the_vcpu_is_only_read(guest: Guest) -> None:

@@ -8,11 +8,14 @@ or `BackendFailed`, and the device task opens anew.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import frozen
+
+from mmiod.machine.ports import Keeping
 
 
 class BackendFailed(Exception):
@@ -85,14 +88,41 @@ class ServiceLink(Protocol):
         """The reply to a request that was in doubt; None if it was not done."""
 
     async def cancel(self) -> None:
-        """End the request under way early, if that can be."""
+        """End the request under way early, if that can be.
+
+        Raises:
+            RequestRefused: it goes on.
+        """
 
     async def watch(self) -> None:
         """Raise when the far side dies."""
 
 
+@runtime_checkable
+class KeepingLink(ServiceLink, Protocol):
+    """An open service with a state of its own, which goes with the VM's."""
+
+    async def fetch(self) -> dict[str, bytes]:
+        """What it keeps, by part.
+
+        Raises:
+            RequestRefused: it has lost what the device counts on.
+        """
+
+    async def put_back(self, parts: Mapping[str, bytes]) -> None:
+        """Go on from what another one kept.
+
+        Raises:
+            RequestRefused: it does not take that, and is as it was.
+        """
+
+
 class ServiceBackend(Protocol):
     """What renders a service."""
+
+    @property
+    def keeping(self) -> Keeping | None:
+        """What its links keep, which are `KeepingLink`s then; None if they keep nothing."""
 
     @property
     def owns(self) -> str:

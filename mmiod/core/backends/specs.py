@@ -1,4 +1,4 @@
-"""From what a machine file says ("pty", "unix:PATH") to a backend."""
+"""From what a machine file says ("pty", "unix:PATH", { kind = "block", ... }) to a backend."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Final, Generic, TypeVar
 
 from attrs import frozen
 
+from mmiod.core.backends.block import BlockBackend
 from mmiod.core.backends.faces import Place, RequestRefused, ServiceBackend, ServiceLink, StreamBackend
 from mmiod.core.backends.processes import ProcessBackend
 from mmiod.core.backends.sinks import FileBackend, LogBackend
 from mmiod.core.backends.sockets import ConnectBackend, DatagramBackend, UnixBackend
 from mmiod.core.backends.swtpm import SwtpmBackend, SwtpmSocketBackend
 from mmiod.core.backends.terminals import PtyBackend, StdioBackend
+from mmiod.machine.description import BackendDescription, ImageDescription
 
 Backend = TypeVar("Backend")
 
@@ -27,6 +29,7 @@ class NoBackend:
 
     kinds: frozenset[str]
     owns = ""
+    keeping = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[ServiceLink]:
@@ -48,27 +51,30 @@ class NoBackend:
         """Nothing can end."""
 
 
-def stream_backend(spec: str, place: Place) -> StreamBackend | None:
+def stream_backend(spec: BackendDescription, place: Place) -> StreamBackend | None:
     """The backend of a stream; None for `null`.
 
     Raises:
         ValueError: no backend is called so.
     """
-    return None if spec == NULL else _make(spec, place, "stream", _STREAMS)
+    return None if spec == NULL else _make(str(spec), place, "stream", _STREAMS)
 
 
-def service_backend(spec: str, place: Place, kinds: frozenset[str]) -> ServiceBackend:
+def service_backend(spec: BackendDescription, place: Place, kinds: frozenset[str]) -> ServiceBackend:
     """The backend of a service that is asked these kinds of requests.
 
     Raises:
-        ValueError: no backend is called so, or it does not know a request.
+        ValueError: no backend is called so, it does not know a request, or there is no such image.
     """
     if spec == NULL:
         return NoBackend(kinds)
-    backend = _make(spec, place, "service", _SERVICES)
+    if isinstance(spec, ImageDescription):
+        backend: ServiceBackend = _image(spec.path, place, read_only=spec.read_only)
+    else:
+        backend = _make(spec, place, "service", _SERVICES)
     unknown = kinds - backend.kinds
     if unknown:
-        raise ValueError(f"service {place.name} = {spec!r}: it does not do {', '.join(sorted(unknown))}")
+        raise ValueError(f"service {place.name} = {str(spec)!r}: it does not do {', '.join(sorted(unknown))}")
     return backend
 
 
@@ -87,6 +93,15 @@ class _Form(Generic[Backend]):
     needs: bool | None
     """Whether there must be an argument; None if there may be."""
     make: Callable[[str, Place], Backend]
+
+
+def _image(path: str, place: Place, *, read_only: bool = False) -> BlockBackend:
+    backend = BlockBackend(place.path(path), read_only)
+    try:
+        backend.check()
+    except ValueError as error:
+        raise ValueError(f"service {place.name} = 'block:{path}': {error}") from error
+    return backend
 
 
 def _swtpm_socket(argument: str, place: Place) -> ServiceBackend:
@@ -114,6 +129,7 @@ _STREAMS: Final[Mapping[str, _Form[StreamBackend]]] = {
     "process": _Form("process:COMMAND", True, _command),
 }
 _SERVICES: Final[Mapping[str, _Form[ServiceBackend]]] = {
+    "block": _Form("block:PATH", True, _image),
     "swtpm": _Form(
         "swtpm[:DIRECTORY]", None, lambda path, place: SwtpmBackend(place.path(path) if path else None)
     ),

@@ -1,20 +1,17 @@
 """Backends of a TPM: a swtpm of our own, or one that somebody else runs.
 
-Specification: swtpm(8) and swtpm_ioctls(8): commands and responses of TPM 2.0 on the data
-channel without framing, big-endian control commands beside it.
+Specification: swtpm(8).
 
 Request `initialize` is CMD_INIT, which each reset of the VM needs: after a TPM2_Startup
 the TPM refuses another one until then.  swtpm gets no `startup-clear`, which would be such
 a first one.  Request `execute` is a byte of locality and a command; its reply comes in as
 many pieces as the TPM likes.  A swtpm that died has lost what was measured, so a new one
-refuses commands until the next `initialize`.
+refuses commands until the next `initialize`, or until it gets a saved state.
 """
 
 from __future__ import annotations
 
-import array
 import socket
-import struct
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
@@ -23,116 +20,14 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from attrs import define, field
+from attrs import define
 
-from mmiod.core.backends.faces import BackendFailed, RequestRefused, ServiceLink
-from mmiod.core.backends.processes import end, ending
+from mmiod.core.backends.faces import BackendFailed, KeepingLink, RequestRefused
+from mmiod.core.backends.processes import end
+from mmiod.core.backends.swtpm_channels import CMD_SET_DATAFD, KEEPING, Swtpm
 
-CMD_INIT, CMD_SET_LOCALITY, CMD_CANCEL_TPM_CMD, CMD_SET_DATAFD = 2, 5, 9, 16
-MAX_RESPONSE: Final = 4096
-"""Bytes that a TPM answers at most: swtpm's own buffer."""
-HEADER_LENGTH: Final = 10
-CONTROL_S: Final = 10.0
-"""For the answer to a control command; CMD_INIT reads the state from disk."""
 PROGRAM: Final = "swtpm"
-MAX_SAID: Final = 4096
 KINDS: Final = frozenset({"initialize", "execute"})
-
-
-@define(eq=False)
-class Swtpm:
-    """The two channels of a running swtpm; `process` if it is ours."""
-
-    control: trio.SocketStream
-    data: trio.SocketStream
-    process: trio.Process | None = None
-    said: bytearray = field(factory=bytearray)
-    """The end of what it wrote to standard error."""
-    _initialized: bool = False
-    _locality: int = 0
-    _turn: trio.Lock = field(factory=trio.Lock)
-    """Of the control channel."""
-
-    async def perform(self, kind: str, data: bytes) -> bytes:
-        """`initialize`, or `execute`."""
-        if kind == "initialize":
-            await self.command(CMD_INIT, struct.pack(">I", 0))
-            self._initialized, self._locality = True, 0
-            return b""
-        if not self._initialized:
-            raise RequestRefused("the TPM was started anew and needs a reset first")
-        if data[0] != self._locality:
-            await self.command(CMD_SET_LOCALITY, data[:1])
-            self._locality = data[0]
-        try:
-            await self.data.send_all(data[1:])
-            return await self._response()
-        except trio.BrokenResourceError as error:
-            raise BackendFailed(await self._ending()) from error
-
-    async def query(self, kind: str, data: bytes) -> bytes | None:  # noqa: ARG002
-        """A TPM keeps no response."""
-        await trio.lowlevel.checkpoint()
-        return None
-
-    async def cancel(self) -> None:
-        """The command under way ends with TPM_RC_CANCELED, if the TPM can do that."""
-        await self.command(CMD_CANCEL_TPM_CMD)
-
-    async def watch(self) -> None:
-        """Tell the end of our own; that of another's shows at the next request."""
-        if self.process is None:
-            await trio.sleep_forever()
-        raise BackendFailed(await self._ending())
-
-    async def command(self, number: int, body: bytes = b"", descriptor: int | None = None) -> None:
-        """A control command; the answer is a 32-bit result."""
-        async with self._turn:
-            rights = (
-                [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _array(descriptor))]
-            )
-            await self.control.socket.sendmsg([struct.pack(">I", number) + body], rights)
-            with trio.move_on_after(CONTROL_S):
-                (result,) = struct.unpack(">I", await self._exactly(self.control, 4))
-                if result:
-                    raise RequestRefused(f"swtpm's control command {number} gave {result:#x}")
-                return
-        raise BackendFailed(f"no answer to control command {number} within {CONTROL_S} s")
-
-    async def _response(self) -> bytes:
-        header = await self._exactly(self.data, HEADER_LENGTH)
-        length = int.from_bytes(header[2:6], "big")
-        if not HEADER_LENGTH <= length <= MAX_RESPONSE:
-            raise BackendFailed(f"a response says that it has {length} bytes")
-        return header + await self._exactly(self.data, length - HEADER_LENGTH)
-
-    async def _exactly(self, stream: trio.SocketStream, count: int) -> bytes:
-        found = bytearray()
-        while len(found) < count:
-            data = await stream.receive_some(count - len(found))
-            if not data:
-                raise BackendFailed(await self._ending())
-            found += data
-        return bytes(found)
-
-    async def _ending(self) -> str:
-        if self.process is None:
-            return "it closed the connection"
-        status = ending(await self.process.wait())
-        lines = self.said.decode("utf-8", "replace").splitlines()
-        return f"{status}: {lines[-1]}" if lines else status
-
-    async def listen(self) -> None:
-        """Keep the end of what it says."""
-        assert self.process is not None
-        assert self.process.stderr is not None
-        async for data in self.process.stderr:
-            self.said += data
-            del self.said[:-MAX_SAID]
-
-
-def _array(descriptor: int) -> array.array[int]:
-    return array.array("i", [descriptor])
 
 
 @define(eq=False)
@@ -141,6 +36,7 @@ class SwtpmBackend:
 
     directory: Path | None = None
     kinds = KINDS
+    keeping = KEEPING
 
     @property
     def owns(self) -> str:
@@ -148,7 +44,7 @@ class SwtpmBackend:
         return f"swtpm:{self.directory}" if self.directory is not None else ""
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[ServiceLink]:
+    async def open(self) -> AsyncIterator[KeepingLink]:
         """Start it, joined by two socket pairs: when we are gone, so is it (`--terminate`)."""
         with ExitStack() as stack:
             state = self.directory
@@ -160,7 +56,10 @@ class SwtpmBackend:
             async with _started(state, theirs) as process, trio.open_nursery() as nursery:
                 tpm = Swtpm(_stream(control), _stream(data), process)
                 nursery.start_soon(tpm.listen)
-                await tpm.command(CMD_SET_DATAFD, descriptor=data_theirs.fileno())
+                try:
+                    await tpm.command(CMD_SET_DATAFD, descriptor=data_theirs.fileno())
+                except RequestRefused as refusal:
+                    raise BackendFailed(str(refusal)) from refusal
                 data_theirs.close()
                 yield tpm
                 nursery.cancel_scope.cancel()
@@ -193,6 +92,7 @@ class SwtpmSocketBackend:
     data: Path
     control: Path
     kinds = KINDS
+    keeping = KEEPING
 
     @property
     def owns(self) -> str:
@@ -200,7 +100,7 @@ class SwtpmSocketBackend:
         return f"swtpm:{self.data}"
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[ServiceLink]:
+    async def open(self) -> AsyncIterator[KeepingLink]:
         """Connect."""
         async with (
             await trio.open_unix_socket(str(self.control)) as control,

@@ -1,0 +1,76 @@
+"""One access of a vCPU to devices: routed, cut where another range begins, waited for.
+
+A device that makes an access wait yields its host: see `mmiod.core.run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from mmiod.device import Pending
+from mmiod.machine.address_map import MSR_BYTES
+from mmiod.machine.host import Busy, Host
+from mmiod.values import Completion, Direction, Forward, Space, ones
+from mmiod.x86 import GuestFault, Suspend
+from mmiod.x86.faults import GP
+
+if TYPE_CHECKING:
+    from mmiod.machine.address_map import Range
+    from mmiod.machine.machine import Machine
+
+Waiting = Generator[Host, int | None, int]
+"""Yields the host it waits for, is sent what that answered, returns a value."""
+Run = Generator[Host, int | None, Completion]
+"""The same of a whole exit."""
+
+
+def transact(
+    machine: Machine, space: Space, address: int, size: int, direction: Direction, value: int
+) -> Waiting:
+    """One access, low to high where it covers several ranges; gives the value of a read."""
+    whole = machine.find(space, address)
+    if address + size <= whole.end:
+        return (yield from access(machine, whole, address, size, direction, value))
+    total = 0
+    for found, at, taken in machine.pieces(space, address, size):
+        shift = 8 * (at - address)
+        part = yield from access(machine, found, at, taken, direction, value >> shift & ones(taken))
+        total |= part << shift
+    return total
+
+
+def access(
+    machine: Machine, found: Range, address: int, size: int, direction: Direction, value: int
+) -> Waiting:
+    """One access within one range."""
+    answer = machine.access(found, address, size, direction, value)
+    if isinstance(answer, int):
+        return answer
+    assert found.claim is not None, "only a device makes anybody wait"
+    settled = yield found.claim.host
+    if isinstance(answer, Pending):
+        assert settled is not None, "a device that owes an answer settles with one"
+        return settled
+    # The map may have moved meanwhile.
+    return (yield from transact(machine, found.space, address, size, direction, value))
+
+
+def enqueue(machine: Machine, found: Range, address: int, command: bytes) -> Waiting:
+    """Offer a command to a device until it owes nothing else; gives whether it was taken."""
+    while isinstance(taken := machine.enqueue(found, address, command), Busy):
+        assert found.claim is not None, "only a device makes anybody wait"
+        yield found.claim.host
+        found = machine.find(found.space, address)
+    return int(taken)
+
+
+def check_msr(machine: Machine, number: int, direction: Direction, value: int) -> None:
+    """Raise what an access of an MSR that is not here comes to, or is the hypervisor's."""
+    found = machine.find(Space.MSR, number)
+    if found.forwards:
+        raise Suspend(Forward())
+    if not machine.has_msr(number, direction, value):
+        if found.claim is None:
+            machine.access(found, number, MSR_BYTES, direction, value)  # for the record
+        raise GuestFault(GP, 0)
