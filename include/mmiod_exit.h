@@ -39,6 +39,7 @@ enum mmiod_msg {                         /* header.type */
     MMIOD_MSG_EXIT_TICK = 19,            /* virtual time has reached the deadline; completed at once */
     MMIOD_MSG_EXIT_INTA = 20,            /* completed by VALUES, the value is the vector */
     MMIOD_MSG_POSTED = 21,               /* a write nobody waits for */
+    MMIOD_MSG_EXIT_SOURCE = 22,          /* tail: the source's structure, zeros up to a multiple of 8, supplements */
     MMIOD_MSG_VALUES = 32,               /* tail: the elements of a read of more than 8 bytes */
     MMIOD_MSG_DONE = 33,                 /* tail: supplements: memory to write, vector registers */
     MMIOD_MSG_FAULT = 34,                /* tail: supplements, with flag DELTA */
@@ -50,6 +51,7 @@ enum mmiod_msg {                         /* header.type */
     MMIOD_MSG_UNSUPPORTED = 40,
     MMIOD_MSG_REFUSED = 41,
     MMIOD_MSG_FORWARD = 42,
+    MMIOD_MSG_REPLY = 43,                /* tail: the source's structure, zeros up to a multiple of 8, supplements */
     MMIOD_MSG_SET_LEVEL = 64,            /* a line of an interrupt controller in the hypervisor */
     MMIOD_MSG_EOI = 65,                  /* the guest ended a level interrupt; answered if the line is high */
     MMIOD_MSG_MSI = 66,
@@ -78,6 +80,19 @@ enum mmiod_capability {                  /* bits of hello and welcome */
     MMIOD_CAPABILITY_VECTORS = 1 << 9,   /* NEED_REGISTERS and register supplements */
 };
 
+enum mmiod_source {                      /* see docs/sources.md */
+    MMIOD_SOURCE_NONE = 0,
+    MMIOD_SOURCE_GHCB = 1,
+    MMIOD_SOURCE_SVM = 2,
+    MMIOD_SOURCE_TDVMCALL = 3,
+    MMIOD_SOURCE_TD_L2 = 4,
+    MMIOD_SOURCE_KVM = 5,
+    MMIOD_SOURCE_HYPERV = 6,
+    MMIOD_SOURCE_XEN = 7,
+    MMIOD_SOURCE_ACRN = 8,
+    MMIOD_SOURCE_BHYVE = 9,
+};
+
 enum mmiod_hello_flag {
     MMIOD_HELLO_FLAG_JOIN = 1 << 0,      /* a further channel of a session; needs its token */
 };
@@ -96,6 +111,10 @@ enum mmiod_exit_raw_flag {
     MMIOD_EXIT_RAW_FLAG_GVA = 1 << 1,
     MMIOD_EXIT_RAW_FLAG_INTENT = 1 << 2,
     MMIOD_EXIT_RAW_FLAG_EVENT_DELIVERY = 1 << 3, /* the access came from delivering an event */
+};
+
+enum mmiod_done_flag {
+    MMIOD_DONE_FLAG_SHADOW = 1 << 0,     /* MOV SS, POP SS: interrupts and `debug` wait for one more instruction */
 };
 
 enum mmiod_fault_flag {
@@ -122,11 +141,21 @@ enum mmiod_intent {
     MMIOD_INTENT_EXECUTE = 2,
 };
 
-enum mmiod_register_set {                /* bits of need_registers.registers */
-    MMIOD_REGISTER_SET_X87 = 1 << 0,
-    MMIOD_REGISTER_SET_SSE = 1 << 1,
-    MMIOD_REGISTER_SET_AVX = 1 << 2,
-    MMIOD_REGISTER_SET_AVX512 = 1 << 3,
+enum mmiod_register_set {                /* each is a component of XSAVE, or three */
+    MMIOD_REGISTER_SET_X87 = 1 << 0,     /* 160 bytes: FXSAVE's image up to the end of ST7 */
+    MMIOD_REGISTER_SET_SSE = 1 << 1,     /* 256 bytes: bits 127:0 of zmm0..15 */
+    MMIOD_REGISTER_SET_AVX = 1 << 2,     /* 256 bytes: bits 255:128 of zmm0..15 */
+    MMIOD_REGISTER_SET_AVX512 = 1 << 3,  /* 1600 bytes: k0..7; bits 511:256 of zmm0..15; zmm16..31 */
+    MMIOD_REGISTER_SET_GENERAL = 1 << 4, /* supplement VCPU: asked for where a source's structure lacks it */
+    MMIOD_REGISTER_SET_PASID = 1 << 5,   /* 8 bytes: IA32_PASID */
+    MMIOD_REGISTER_SET_DEBUG = 1 << 6,   /* 32 bytes: DR0-3 */
+};
+
+enum mmiod_register_file {               /* what a DONE changes */
+    MMIOD_REGISTER_FILE_XMM = 0,         /* 16 bytes: bits 127:0 of zmm `number`; those above stay */
+    MMIOD_REGISTER_FILE_ZMM = 1,         /* 64 bytes: all of zmm `number`, as much of it as the vCPU has */
+    MMIOD_REGISTER_FILE_K = 2,           /* 8 bytes: k `number` */
+    MMIOD_REGISTER_FILE_FX = 3,          /* 160 bytes: like the set X87; `number` is 0 */
 };
 
 enum mmiod_refusal {
@@ -139,6 +168,10 @@ enum mmiod_supplement_kind {
     MMIOD_SUPPLEMENT_KIND_TRANSLATION = 1,
     MMIOD_SUPPLEMENT_KIND_MEMORY = 2,
     MMIOD_SUPPLEMENT_KIND_REGISTERS = 3,
+    MMIOD_SUPPLEMENT_KIND_VECTOR = 4,
+    MMIOD_SUPPLEMENT_KIND_CODE = 5,      /* EXIT_SOURCE: 1..15 instruction bytes, the first ones of the instruction */
+    MMIOD_SUPPLEMENT_KIND_VCPU = 6,      /* EXIT_SOURCE: what NEED_REGISTERS calls GENERAL */
+    MMIOD_SUPPLEMENT_KIND_SEGMENT = 7,
 };
 
 enum mmiod_request_kind {
@@ -265,7 +298,7 @@ MMIOD_OFFSET(mmiod_completion, posted, 16);
 MMIOD_OFFSET(mmiod_completion, guest_ns, 24);
 MMIOD_OFFSET(mmiod_completion, deadline_ns, 32);
 
-struct mmiod_supplement {                /* an item in the tail of EXIT_RAW, DONE and FAULT, 8-byte aligned */
+struct mmiod_supplement {                /* an item in the tail of exits and completions, 8-byte aligned */
     uint16_t kind;
     uint16_t reserved;
     uint32_t length;                     /* bytes, this head included, the padding to 8 not */
@@ -293,13 +326,43 @@ struct mmiod_supplement_memory {         /* the bytes follow */
 MMIOD_SIZE(mmiod_supplement_memory, 8);
 MMIOD_OFFSET(mmiod_supplement_memory, gpa, 0);
 
-struct mmiod_supplement_registers {      /* an XSAVE image in the standard form follows */
-    uint32_t registers;
+struct mmiod_supplement_vcpu {           /* the registers that a source's structure lacks */
+    uint32_t cpl;
+    uint32_t reserved;
+    struct mmiod_vcpu vcpu;
+};
+MMIOD_SIZE(mmiod_supplement_vcpu, 376);
+MMIOD_OFFSET(mmiod_supplement_vcpu, cpl, 0);
+MMIOD_OFFSET(mmiod_supplement_vcpu, reserved, 4);
+MMIOD_OFFSET(mmiod_supplement_vcpu, vcpu, 8);
+
+struct mmiod_supplement_registers {      /* to the daemon; register_set tells the bytes of each set, which follow in order */
+    uint32_t registers;                  /* bits of register_set */
     uint32_t reserved;
 };
 MMIOD_SIZE(mmiod_supplement_registers, 8);
 MMIOD_OFFSET(mmiod_supplement_registers, registers, 0);
 MMIOD_OFFSET(mmiod_supplement_registers, reserved, 4);
+
+struct mmiod_supplement_vector {         /* to the client: a register that changed, in a DONE; its bytes follow */
+    uint16_t file;                       /* a register_file */
+    uint16_t number;
+    uint32_t reserved;
+};
+MMIOD_SIZE(mmiod_supplement_vector, 8);
+MMIOD_OFFSET(mmiod_supplement_vector, file, 0);
+MMIOD_OFFSET(mmiod_supplement_vector, number, 2);
+MMIOD_OFFSET(mmiod_supplement_vector, reserved, 4);
+
+struct mmiod_supplement_segment {        /* to the client: a segment register that was loaded, in a DONE */
+    uint32_t number;                     /* es 0, cs 1, ss 2, ds 3, fs 4, gs 5 */
+    uint32_t reserved;
+    struct mmiod_segment segment;
+};
+MMIOD_SIZE(mmiod_supplement_segment, 24);
+MMIOD_OFFSET(mmiod_supplement_segment, number, 0);
+MMIOD_OFFSET(mmiod_supplement_segment, reserved, 4);
+MMIOD_OFFSET(mmiod_supplement_segment, segment, 8);
 
 struct mmiod_claim {
     uint64_t base;
@@ -329,7 +392,7 @@ struct mmiod_msg_hello {                 /* first on every connection */
     uint8_t token[16];                   /* zero for a new session; WELCOME's to go on with one */
     uint64_t shared_mask;                /* address bits that mean "shared" or "encrypted", not address */
     uint64_t deadline_ns;                /* how long the client waits for a completion, 0 if for ever */
-    uint32_t source;                     /* what the bodies of exits are: 0 this protocol's own structures */
+    uint32_t source;                     /* whose structures EXIT_SOURCE brings, 0 if it is not used */
     uint8_t bitness;                     /* 32 or 64 */
     uint8_t physical_bits;               /* MAXPHYADDR */
     uint16_t reserved;
@@ -551,6 +614,18 @@ MMIOD_OFFSET(mmiod_msg_posted, reserved, 49);
 MMIOD_OFFSET(mmiod_msg_posted, size, 50);
 MMIOD_OFFSET(mmiod_msg_posted, reserved2, 52);
 
+struct mmiod_msg_exit_source {           /* tail: the source's structure, zeros up to a multiple of 8, supplements */
+    struct mmiod_header header;
+    struct mmiod_exit exit;
+    uint32_t length;                     /* bytes of the structure */
+    uint32_t reserved;
+};
+MMIOD_SIZE(mmiod_msg_exit_source, 40);
+MMIOD_OFFSET(mmiod_msg_exit_source, header, 0);
+MMIOD_OFFSET(mmiod_msg_exit_source, exit, 8);
+MMIOD_OFFSET(mmiod_msg_exit_source, length, 32);
+MMIOD_OFFSET(mmiod_msg_exit_source, reserved, 36);
+
 struct mmiod_msg_values {                /* tail: the elements of a read of more than 8 bytes */
     struct mmiod_header header;
     struct mmiod_completion completion;
@@ -572,7 +647,7 @@ struct mmiod_msg_done {                  /* tail: supplements: memory to write, 
     uint64_t rip;
     uint64_t rflags;
     uint32_t changed;                    /* bit n: gpr[n] is new */
-    uint32_t reserved;
+    uint32_t debug;                      /* not 0: raise #DB then, and DR6 gets these bits (BS, B0-B3) */
 };
 MMIOD_SIZE(mmiod_msg_done, 200);
 MMIOD_OFFSET(mmiod_msg_done, header, 0);
@@ -581,7 +656,7 @@ MMIOD_OFFSET(mmiod_msg_done, gpr, 48);
 MMIOD_OFFSET(mmiod_msg_done, rip, 176);
 MMIOD_OFFSET(mmiod_msg_done, rflags, 184);
 MMIOD_OFFSET(mmiod_msg_done, changed, 192);
-MMIOD_OFFSET(mmiod_msg_done, reserved, 196);
+MMIOD_OFFSET(mmiod_msg_done, debug, 196);
 
 struct mmiod_msg_fault {                 /* tail: supplements, with flag DELTA */
     struct mmiod_header header;
@@ -702,6 +777,18 @@ struct mmiod_msg_forward {
 MMIOD_SIZE(mmiod_msg_forward, 48);
 MMIOD_OFFSET(mmiod_msg_forward, header, 0);
 MMIOD_OFFSET(mmiod_msg_forward, completion, 8);
+
+struct mmiod_msg_reply {                 /* tail: the source's structure, zeros up to a multiple of 8, supplements */
+    struct mmiod_header header;
+    struct mmiod_completion completion;
+    uint32_t length;                     /* bytes of the structure */
+    uint32_t reserved;
+};
+MMIOD_SIZE(mmiod_msg_reply, 56);
+MMIOD_OFFSET(mmiod_msg_reply, header, 0);
+MMIOD_OFFSET(mmiod_msg_reply, completion, 8);
+MMIOD_OFFSET(mmiod_msg_reply, length, 48);
+MMIOD_OFFSET(mmiod_msg_reply, reserved, 52);
 
 struct mmiod_msg_set_level {             /* a line of an interrupt controller in the hypervisor */
     struct mmiod_header header;
@@ -923,6 +1010,7 @@ union mmiod_message {                    /* any message, as header.type says */
     struct mmiod_msg_exit_tick exit_tick;
     struct mmiod_msg_exit_inta exit_inta;
     struct mmiod_msg_posted posted;
+    struct mmiod_msg_exit_source exit_source;
     struct mmiod_msg_values values;
     struct mmiod_msg_done done;
     struct mmiod_msg_fault fault;
@@ -934,6 +1022,7 @@ union mmiod_message {                    /* any message, as header.type says */
     struct mmiod_msg_unsupported unsupported;
     struct mmiod_msg_refused refused;
     struct mmiod_msg_forward forward;
+    struct mmiod_msg_reply reply;
     struct mmiod_msg_set_level set_level;
     struct mmiod_msg_eoi eoi;
     struct mmiod_msg_msi msi;
@@ -968,6 +1057,7 @@ static inline uint32_t mmiod_message_size(uint16_t type)
     case MMIOD_MSG_EXIT_TICK: return sizeof(struct mmiod_msg_exit_tick);
     case MMIOD_MSG_EXIT_INTA: return sizeof(struct mmiod_msg_exit_inta);
     case MMIOD_MSG_POSTED: return sizeof(struct mmiod_msg_posted);
+    case MMIOD_MSG_EXIT_SOURCE: return sizeof(struct mmiod_msg_exit_source);
     case MMIOD_MSG_VALUES: return sizeof(struct mmiod_msg_values);
     case MMIOD_MSG_DONE: return sizeof(struct mmiod_msg_done);
     case MMIOD_MSG_FAULT: return sizeof(struct mmiod_msg_fault);
@@ -979,6 +1069,7 @@ static inline uint32_t mmiod_message_size(uint16_t type)
     case MMIOD_MSG_UNSUPPORTED: return sizeof(struct mmiod_msg_unsupported);
     case MMIOD_MSG_REFUSED: return sizeof(struct mmiod_msg_refused);
     case MMIOD_MSG_FORWARD: return sizeof(struct mmiod_msg_forward);
+    case MMIOD_MSG_REPLY: return sizeof(struct mmiod_msg_reply);
     case MMIOD_MSG_SET_LEVEL: return sizeof(struct mmiod_msg_set_level);
     case MMIOD_MSG_EOI: return sizeof(struct mmiod_msg_eoi);
     case MMIOD_MSG_MSI: return sizeof(struct mmiod_msg_msi);
@@ -1337,7 +1428,7 @@ static inline int mmiod_sort(struct mmiod_client *client, int type)
 {
     int answer = 0;
 
-    if (type >= MMIOD_MSG_VALUES && type <= MMIOD_MSG_FORWARD)
+    if (type >= MMIOD_MSG_VALUES && type <= MMIOD_MSG_REPLY)
         return mmiod_settle(client, type);
     switch (type) {
     case MMIOD_MSG_ACK:
@@ -1674,13 +1765,15 @@ static inline void mmiod_apply(struct mmiod_vcpu *vcpu, const union mmiod_messag
     vcpu->rflags = done->rflags;
 }
 
-/* The supplement of DONE or FAULT that follows `last`, or with NULL the first; NULL at the end. */
+/* The supplement of DONE, FAULT or REPLY that follows `last`, or with NULL the first; NULL at the end. */
 static inline const struct mmiod_supplement *mmiod_supplement_after(const union mmiod_message *message,
                                                                     const struct mmiod_supplement *last)
 {
     const struct mmiod_supplement *item;
     size_t at = mmiod_message_size(message->header.type);
 
+    if (message->header.type == MMIOD_MSG_REPLY)
+        at += (message->reply.length + (size_t)7) & ~(size_t)7;
     if (last)
         at = (size_t)((const uint8_t *)last - message->bytes) + ((last->length + 7u) & ~(size_t)7);
     if (at + sizeof(*item) > message->header.size)
@@ -1690,7 +1783,7 @@ static inline const struct mmiod_supplement *mmiod_supplement_after(const union 
 }
 
 /*
- * Adds a supplement to the raw exit in `out`: `body` is one of struct mmiod_supplement_*,
+ * Adds a supplement to the raw exit, or a source's, in `out`: `body` is one of struct mmiod_supplement_*,
  * `bytes` what follows it.
  */
 static inline int mmiod_supply(struct mmiod_client *client, uint16_t kind, const void *body, size_t body_size,
@@ -1714,6 +1807,165 @@ static inline int mmiod_supply(struct mmiod_client *client, uint16_t kind, const
     if (length > 0)
         memcpy(client->out.bytes + at + sizeof(head) + body_size, bytes, length);
     client->out.header.size += (uint32_t)padded;
+    return 0;
+}
+
+/* --- vector registers: an XSAVE area in the standard format (SDM vol. 1, 13.4) --------- */
+
+/* Offsets that CPUID leaf 0DH tells, sub-leaves 2, 5, 6 and 7, in EBX; 0 for what the vCPU has not. */
+struct mmiod_xsave {
+    uint32_t avx;
+    uint32_t opmask;
+    uint32_t zmm_hi256;
+    uint32_t hi16_zmm;
+};
+
+/* Registers that no XSAVE area has, for NEED_REGISTERS: IA32_PASID and DR0-3. */
+struct mmiod_others {
+    uint64_t pasid;
+    uint64_t dr[4];
+};
+
+/* Component `bit` of `area`, made zeros if XSTATE_BV says that it is in its initial configuration. */
+static inline uint8_t *mmiod_component(uint8_t *area, unsigned int bit, uint32_t offset, uint32_t size)
+{
+    uint64_t present;
+
+    memcpy(&present, area + 512, sizeof(present));
+    if (!(present >> bit & 1)) {
+        memset(area + offset, 0, size);
+        present |= (uint64_t)1 << bit;
+        memcpy(area + 512, &present, sizeof(present));
+    }
+    return area + offset;
+}
+
+/* The part of component 0 that lies before MXCSR, with FCW 037FH if it is in its initial configuration. */
+static inline uint8_t *mmiod_x87(uint8_t *area)
+{
+    if (!(area[512] & 1)) {
+        memset(area + 32, 0, 128);
+        mmiod_component(area, 0, 0, 24)[0] = 0x7f;
+        area[1] = 3;
+    }
+    return area;
+}
+
+/*
+ * Answers NEED_REGISTERS: supplies the sets that `in` asks for, from `area`, where components in
+ * their initial configuration are filled in, and from `others`.  For KVM: KVM_GET_XSAVE and
+ * KVM_GET_DEBUGREGS, this, and after DONE mmiod_apply_registers and KVM_SET_XSAVE.
+ */
+static inline int mmiod_supply_registers(struct mmiod_client *client, uint8_t *area,
+                                         const struct mmiod_xsave *at, const struct mmiod_others *others)
+{
+    struct mmiod_supplement_registers head = {client->in.need_registers.registers, 0};
+    uint8_t bytes[160 + 256 + 256 + 1600 + sizeof(*others)];
+    size_t length = 0;
+
+    memset(bytes, 0, sizeof(bytes));
+    if (head.registers & MMIOD_REGISTER_SET_X87) {
+        memcpy(bytes, mmiod_x87(area), 160);
+        length += 160;
+    }
+    if (head.registers & MMIOD_REGISTER_SET_SSE) {
+        memcpy(bytes + length, mmiod_component(area, 1, 160, 256), 256);
+        length += 256;
+    }
+    if (head.registers & MMIOD_REGISTER_SET_AVX) {
+        if (at->avx)
+            memcpy(bytes + length, mmiod_component(area, 2, at->avx, 256), 256);
+        length += 256;
+    }
+    if (head.registers & MMIOD_REGISTER_SET_AVX512) {
+        if (at->hi16_zmm) {
+            memcpy(bytes + length, mmiod_component(area, 5, at->opmask, 64), 64);
+            memcpy(bytes + length + 64, mmiod_component(area, 6, at->zmm_hi256, 512), 512);
+            memcpy(bytes + length + 576, mmiod_component(area, 7, at->hi16_zmm, 1024), 1024);
+        }
+        length += 1600;
+    }
+    if (head.registers & MMIOD_REGISTER_SET_PASID) {
+        memcpy(bytes + length, &others->pasid, sizeof(others->pasid));
+        length += sizeof(others->pasid);
+    }
+    if (head.registers & MMIOD_REGISTER_SET_DEBUG) {
+        memcpy(bytes + length, others->dr, sizeof(others->dr));
+        length += sizeof(others->dr);
+    }
+    return mmiod_supply(client, MMIOD_SUPPLEMENT_KIND_REGISTERS, &head, sizeof(head), bytes, length);
+}
+
+/* Writes `size` bytes of zmm `number`: 16, the rest stays, or 64. */
+static inline void mmiod_put_vector(uint8_t *area, const struct mmiod_xsave *at, uint16_t number,
+                                    const uint8_t *data, size_t size)
+{
+    if (number >= 16) {
+        if (at->hi16_zmm)
+            memcpy(mmiod_component(area, 7, at->hi16_zmm, 1024) + 64 * (number - 16), data, size);
+        return;
+    }
+    memcpy(mmiod_component(area, 1, 160, 256) + 16 * number, data, 16);
+    if (size == 64 && at->avx)
+        memcpy(mmiod_component(area, 2, at->avx, 256) + 16 * number, data + 16, 16);
+    if (size == 64 && at->zmm_hi256)
+        memcpy(mmiod_component(area, 6, at->zmm_hi256, 512) + 32 * number, data + 32, 32);
+}
+
+/* Writes the vector registers that DONE changed to `area`; the rest of DONE is for mmiod_apply. */
+static inline void mmiod_apply_registers(uint8_t *area, const struct mmiod_xsave *at,
+                                         const union mmiod_message *message)
+{
+    const struct mmiod_supplement *item = NULL;
+
+    while ((item = mmiod_supplement_after(message, item))) {
+        const struct mmiod_supplement_vector *vector = (const struct mmiod_supplement_vector *)(item + 1);
+        const uint8_t *data = (const uint8_t *)(vector + 1);
+
+        if (item->kind != MMIOD_SUPPLEMENT_KIND_VECTOR)
+            continue;
+        if (vector->file == MMIOD_REGISTER_FILE_XMM || vector->file == MMIOD_REGISTER_FILE_ZMM)
+            mmiod_put_vector(area, at, vector->number, data, item->length - sizeof(*item) - sizeof(*vector));
+        if (vector->file == MMIOD_REGISTER_FILE_K && at->opmask)
+            memcpy(mmiod_component(area, 5, at->opmask, 64) + 8 * vector->number, data, 8);
+        if (vector->file == MMIOD_REGISTER_FILE_FX) {
+            memcpy(mmiod_x87(area), data, 24);
+            memcpy(area + 32, data + 32, 128);
+        }
+    }
+}
+
+/* --- exits of a source: hello.source says whose structures they are ------------------- */
+
+/*
+ * Begins an exit with such a structure; then call mmiod_exchange.  When that gives NEED_*,
+ * add what is asked for with mmiod_supply and call it again.
+ */
+static inline int mmiod_source(struct mmiod_client *client, const void *body, size_t length)
+{
+    union mmiod_message *out = mmiod_begin(client, MMIOD_MSG_EXIT_SOURCE);
+    size_t padded = (length + 7) & ~(size_t)7;
+
+    if (!out)
+        return -EBUSY;
+    if (length > sizeof(*out) || padded > sizeof(*out) - sizeof(out->exit_source))
+        return -EMSGSIZE;
+    out->exit_source.length = (uint32_t)length;
+    memset(out->bytes + sizeof(out->exit_source), 0, padded);
+    memcpy(out->bytes + sizeof(out->exit_source), body, length);
+    out->header.size += (uint32_t)padded;
+    return 0;
+}
+
+/* Takes the structure out of REPLY: -EPROTO if `in` is another completion. */
+static inline int mmiod_reply(const struct mmiod_client *client, void *body, size_t length)
+{
+    const struct mmiod_msg_reply *reply = &client->in.reply;
+
+    if (reply->header.type != MMIOD_MSG_REPLY || reply->length != length ||
+        reply->header.size < sizeof(*reply) + length)
+        return -EPROTO;
+    memcpy(body, client->in.bytes + sizeof(*reply), length);
     return 0;
 }
 

@@ -7,7 +7,6 @@ closed on every path on which nobody takes them over.
 from __future__ import annotations
 
 import array
-import os
 import socket
 import struct
 from collections import deque
@@ -16,6 +15,7 @@ from typing import Final
 
 from attrs import define, field
 
+from mmiod.attach import descriptors
 from mmiod.core.pump import READABLE, WRITABLE, Pump
 from mmiod.errors import ProtocolError
 from mmiod.protocol.exit import MAX_MESSAGE, NUMBERS, Offer, Session
@@ -77,7 +77,7 @@ class Connection:
         A descriptor that goes along is closed here, once it is sent.
         """
         if not self._open:
-            _close([] if descriptor is None else [descriptor])
+            descriptors.close([] if descriptor is None else [descriptor])
         elif self._queue or not self._sent(data, descriptor):
             self._enqueue(data, descriptor)
 
@@ -93,7 +93,7 @@ class Connection:
             return False
         except OSError as error:
             self.close(f"send: {error}")
-        _close([] if descriptor is None else [descriptor])
+        descriptors.close([] if descriptor is None else [descriptor])
         return True
 
     def refuse(self, error: ProtocolError) -> None:
@@ -108,7 +108,7 @@ class Connection:
             self._open = False
             self.pump.unregister(self.sock.fileno())
             self.sock.close()
-            _close([descriptor for _, descriptor in self._queue if descriptor is not None])
+            descriptors.close(descriptor for _, descriptor in self._queue if descriptor is not None)
             self._queue.clear()
             self.closed(self, reason)
 
@@ -137,24 +137,24 @@ class Connection:
     def _take_one(self) -> None:
         """Receive and handle one datagram; if there are more, the pump calls again."""
         try:
-            length, descriptors, flags = self._receive()
+            length, found, flags = self._receive()
         except BlockingIOError:
             return
         except OSError as error:
             self.close(f"receive: {error}")
             return
         if not length:
-            _close(descriptors)
+            descriptors.close(found)
             self.close("the client closed the connection")
             return
         try:
             _check_whole(flags, length)
         except ProtocolError as error:
-            _close(descriptors)
+            descriptors.close(found)
             self.refuse(error)
             return
         try:
-            self.receive(self, bytes(self._buffer[:length]), descriptors)
+            self.receive(self, bytes(self._buffer[:length]), found)
         except ProtocolError as error:
             self.refuse(error)
 
@@ -167,11 +167,7 @@ class Connection:
 
     def _receive_once(self) -> tuple[int, list[int], int]:
         length, ancillary, flags, _ = self.sock.recvmsg_into([self._buffer], _ANCILLARY, _FLAGS)
-        descriptors = array.array("i")
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        return length, descriptors.tolist(), flags
+        return length, descriptors.received(ancillary), flags
 
 
 def _check_whole(flags: int, length: int) -> None:
@@ -181,8 +177,3 @@ def _check_whole(flags: int, length: int) -> None:
     if flags & socket.MSG_CTRUNC:
         reason = "descriptors were lost: too many of them, or this daemon's limit is reached"
         raise ProtocolError(NUMBERS["error"]["DESCRIPTOR"], "descriptors", 0, reason)
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

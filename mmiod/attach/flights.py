@@ -2,28 +2,41 @@
 
 Per vCPU things happen in the order in which they came: one exit at a time, and behind
 a posted write that a device holds up everything later waits.
+
+In virtual time a backend takes none: while a request is under way what arrives waits, time
+stands, and the reply always comes at the same instruction.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from time import monotonic_ns
 from typing import Final
 
 from attrs import define, field
 
 from mmiod.attach.connection import Connection
+from mmiod.attach.sourced import answered
 from mmiod.core.pump import Pump
-from mmiod.core.run import Platform, Run, run
+from mmiod.core.run import Platform, run
 from mmiod.errors import ProtocolError
 from mmiod.machine.clock import MAX_FIRED, NEVER
 from mmiod.machine.host import Host
 from mmiod.machine.machine import Machine
-from mmiod.protocol.exit import NUMBERS, Ledger, PostedWrite, encode_completion
+from mmiod.protocol.exit import (
+    NUMBERS,
+    Answer,
+    Ledger,
+    PostedWrite,
+    Reply,
+    SourceExit,
+    encode_completion,
+)
+from mmiod.protocol.sources import Settled, Source
 from mmiod.values import (
+    Access,
     AcknowledgeExit,
-    Completion,
     DecodedExit,
     Exit,
     HaltExit,
@@ -41,6 +54,9 @@ TIMERS_PER_TURN: Final = 1000
 NO_VECTOR: Final = 0xFF
 """What an acknowledge cycle reads if no interrupt controller answers it."""
 
+Running = Generator[Host, int | None, Answer]
+"""A run of `mmiod.core.run`, or of what a source has settled."""
+
 
 @define(eq=False)
 class Flight:
@@ -48,10 +64,13 @@ class Flight:
 
     vcpu: int
     sequence: int
-    exit: Exit
+    exit: Exit | Settled
+    guest_ns: int
     reply_to: Connection | None
     """None for a posted write."""
-    run: Run | None = None
+    arrived: SourceExit | None = None
+    """The source's own, from which `exit` was read."""
+    run: Running | None = None
     waits_for: Host | None = None
     since_ns: int = field(factory=monotonic_ns)
     dropped: bool = False
@@ -66,7 +85,7 @@ class Totals:
     unsupported: dict[bytes, int] = field(factory=dict)
     """By instruction bytes, at most `MAX_UNSUPPORTED` kinds."""
 
-    def count(self, exit_: Exit, completion: Completion) -> None:
+    def count(self, exit_: Exit | Settled, completion: Answer) -> None:
         """One exit is completed."""
         for table, thing in ((self.exits, exit_), (self.completions, completion)):
             name = type(thing).__name__
@@ -91,51 +110,68 @@ class Flights:
     rep_bound: int
     virtual: bool
     """The client's exits drive the clock."""
+    source: Source | None = None
+    """Who lays out the exits that come as EXIT_SOURCE."""
     current: dict[int, Flight] = field(factory=dict)
     totals: Totals = field(factory=Totals)
     _backlog: dict[int, deque[Flight]] = field(factory=dict)
     _waiting: dict[Host, deque[Flight]] = field(factory=dict)
     _seen: set[int] = field(factory=set)
     """vCPUs that have run: the others wait to be started and do not keep a halt from ending."""
+    _arrived: deque[Flight] = field(factory=deque)
+    """What came while virtual time stood."""
+    _skips: bool = False
+    """All vCPUs halt, and virtual time stands before it has come to the next timer."""
 
-    def exit(self, exit_: Exit, guest_ns: int, connection: Connection) -> None:
-        """A new exit has come."""
+    def exit(
+        self,
+        exit_: Exit | Settled,
+        guest_ns: int,
+        connection: Connection,
+        arrived: SourceExit | None = None,
+    ) -> None:
+        """A new exit has come, perhaps read from a source's."""
         self._seen.add(exit_.vcpu)
-        self._pass_time(guest_ns)
-        self._queue(Flight(exit_.vcpu, exit_.sequence, exit_, connection))
+        self._arrive(Flight(exit_.vcpu, exit_.sequence, exit_, guest_ns, connection, arrived))
 
     def posted(self, write: PostedWrite) -> None:
         """A posted write has come, to be applied."""
-        self._pass_time(write.guest_ns)
-        access = write.access
-        data = access.value.to_bytes(access.size, "little")
-        exit_ = DecodedExit(
-            write.vcpu, write.sequence, access.space, access.direction, access.address, access.size, data=data
-        )
-        self._queue(Flight(write.vcpu, write.sequence, exit_, None))
+        exit_ = _alone(write.vcpu, write.sequence, write.access)
+        self._arrive(Flight(write.vcpu, write.sequence, exit_, write.guest_ns, None))
 
     def redirect(self, vcpu: int, connection: Connection) -> None:
         """A resend of the exit in flight: its completion goes where it came from.
 
         The exit may wait behind posted writes, which are not replied to.
         """
-        for flight in (self.current[vcpu], *self._backlog.get(vcpu, ())):
-            if flight.reply_to is not None:
+        for flight in (*self.current.values(), *self._backlog.get(vcpu, ()), *self._arrived):
+            if flight.vcpu == vcpu and flight.reply_to is not None:
                 flight.reply_to = connection
 
     def drop(self, vcpu: int | None) -> None:
         """A reset of one vCPU or of all: what is under way ends, with RETRY for who waits for it."""
-        for flight in list(self.current.values()):
-            if vcpu is None or flight.vcpu == vcpu:
-                for ended in (flight, *self._backlog.pop(flight.vcpu, ())):
-                    ended.dropped = True
-                    self.current[ended.vcpu] = ended
-                    self._finish(ended, Retry())
+        under_way = (*self.current.values(), *self._arrived)
+        ending = [flight for flight in under_way if vcpu is None or flight.vcpu == vcpu]
+        self._arrived = deque(flight for flight in self._arrived if flight not in ending)
+        for flight in ending:
+            for ended in (flight, *self._backlog.pop(flight.vcpu, ())):
+                ended.dropped = True
+                self.current[ended.vcpu] = ended
+                self._finish(ended, Retry())
         if vcpu is None:
             self._waiting.clear()  # the machine's reset made all devices forget what they owe
 
     def drain(self) -> None:
-        """Go on with what devices have answered meanwhile."""
+        """Go on with what devices have answered meanwhile, and with what waited for backends."""
+        self._settle()
+        while self._arrived and not self._stands():
+            flight = self._arrived.popleft()
+            self._pass_time(flight.guest_ns)
+            self._queue(flight)
+        if self._skips and not self._stands():
+            self._skip_time()
+
+    def _settle(self) -> None:
         settled = self.machine.settled
         while settled:
             host, value = settled.pop(0)
@@ -159,6 +195,20 @@ class Flights:
 
     # --- under way -------------------------------------------------------------------------
 
+    def _stands(self) -> bool:
+        """Whether virtual time waits for a backend."""
+        return self.virtual and any(port.busy for port in self.machine.services.values())
+
+    def _arrive(self, flight: Flight) -> None:
+        if not self._stands():
+            self._pass_time(flight.guest_ns)
+            self._queue(flight)
+        elif len(self._arrived) < MAX_BACKLOG:
+            self._arrived.append(flight)
+        else:
+            reason = f"{MAX_BACKLOG} exits and posted writes wait for a backend"
+            raise ProtocolError(NUMBERS["error"]["LIMIT"], "exit.sequence", flight.sequence, reason)
+
     def _pass_time(self, guest_ns: int) -> None:
         if self.virtual:
             if not self.machine.clock.advance_to(guest_ns):
@@ -166,7 +216,7 @@ class Flights:
                 raise ProtocolError(NUMBERS["error"]["LIMIT"], "exit.guest_ns", guest_ns, reason)
         else:
             self.machine.clock.fire_due()
-        self.drain()
+        self._settle()
 
     def _queue(self, flight: Flight) -> None:
         if flight.vcpu not in self.current:
@@ -184,7 +234,11 @@ class Flights:
         if isinstance(exit_, DecodedExit | RawExit):
             flight.run = run(self.machine, exit_, self.platform, self.rep_bound)
             self._resume(flight, None)
-            self.drain()
+            self._settle()
+        elif isinstance(exit_, Settled):
+            flight.run = self._settling(exit_)
+            self._resume(flight, None)
+            self._settle()
         elif isinstance(exit_, HaltExit):
             self._halt(flight)
         elif isinstance(exit_, AcknowledgeExit):
@@ -192,6 +246,12 @@ class Flights:
             self._finish(flight, Values(bytes([NO_VECTOR if vector is None else vector])))
         elif isinstance(exit_, TickExit):
             self._finish(flight, Values())
+
+    def _settling(self, settled: Settled) -> Running:
+        for write in settled.posted:
+            exit_ = _alone(settled.vcpu, settled.sequence, write)
+            yield from run(self.machine, exit_, self.platform, self.rep_bound)
+        return settled.answer
 
     def _resume(self, flight: Flight, value: int | None) -> None:
         assert flight.run is not None
@@ -208,13 +268,13 @@ class Flights:
         finally:
             cause.vcpu, cause.sequence, cause.pc = -1, 0, -1
 
-    def _finish(self, flight: Flight, completion: Completion) -> None:
+    def _finish(self, flight: Flight, completion: Answer) -> None:
         vcpu = flight.vcpu
         self.totals.count(flight.exit, completion)
         del self.current[vcpu]
         if flight.reply_to is not None:
             reply = encode_completion(
-                completion,
+                self._answer(flight, completion),
                 vcpu=vcpu,
                 sequence=flight.sequence,
                 posted=self.ledger.posted(vcpu),
@@ -228,6 +288,12 @@ class Flights:
         if backlog:
             self._start(backlog.popleft())
 
+    def _answer(self, flight: Flight, completion: Answer) -> Answer:
+        exit_ = flight.exit
+        if flight.arrived is None or isinstance(exit_, Settled) or isinstance(completion, Reply):
+            return completion
+        return answered(self.source, flight.arrived, exit_, completion, self.machine.memory)
+
     def _halt(self, flight: Flight) -> None:
         if self.machine.interrupts.get(flight.vcpu, False):
             self._finish(flight, Values())
@@ -238,10 +304,12 @@ class Flights:
         """Nothing runs: virtual time goes to the next timer, until one interrupts a vCPU."""
         clock = self.machine.clock
         for _ in range(TIMERS_PER_TURN):
-            if not self._all_halted() or clock.deadline_ns == NEVER:
+            halted = self._all_halted() and clock.deadline_ns != NEVER
+            self._skips = halted and self._stands()
+            if self._skips or not halted:
                 return
             arrived = clock.advance_to(clock.deadline_ns, TIMERS_PER_TURN)
-            self.drain()
+            self._settle()
             if not arrived:
                 break
         self.pump.soon(self._skip_time)
@@ -249,3 +317,9 @@ class Flights:
     def _all_halted(self) -> bool:
         flights = [self.current.get(vcpu) for vcpu in self._seen]
         return all(flight is not None and isinstance(flight.exit, HaltExit) for flight in flights)
+
+
+def _alone(vcpu: int, sequence: int, write: Access) -> DecodedExit:
+    """A write that is an exit of its own."""
+    data = write.value.to_bytes(write.size, "little")
+    return DecodedExit(vcpu, sequence, write.space, write.direction, write.address, write.size, data=data)

@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 import trio
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from mmiod.attach.connection import Connection
-from mmiod.attach.documents import check_length, restored, saved
+from mmiod.attach.documents import begin_restore, begin_save, check_length, restored, saved
 from mmiod.attach.flights import Flights
 from mmiod.attach.slots import map_slot, remap_slot, unmap_slot
+from mmiod.attach.sourced import understood
 from mmiod.core.ports import Signal
 from mmiod.core.pump import Pump
 from mmiod.core.run import Platform
+from mmiod.core.timekeeper import keep_time
 from mmiod.device import Request
 from mmiod.errors import ProtocolError
 from mmiod.machine.address_map import LENGTHS
@@ -52,20 +54,34 @@ from mmiod.protocol.exit import (
     Resume,
     Save,
     Share,
+    SourceExit,
     ToDaemon,
     Unmap,
     check_continues,
     replies,
 )
+from mmiod.protocol.sources import SOURCES
 from mmiod.values import ones
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from mmiod.machine.state import Restoration
+
 ERROR: Final = NUMBERS["error"]
 MAX_CONNECTIONS: Final = 64
 """Connections to one VM at once."""
 TOKEN_LENGTH: Final = len(NEW_SESSION)
+
+
+@frozen
+class Transfer:
+    """A SAVE or RESTORE that waits for backends."""
+
+    finish: Callable[[], None]
+    connection: Connection
+    paused: bool
+    """Whether the session was, before."""
 
 
 @define(eq=False)
@@ -80,6 +96,7 @@ class SessionState:
     wants_claims: bool = False
     pause_serial: int | None = None
     """Of a PAUSE that waits for exits to run out."""
+    transfer: Transfer | None = None
 
 
 @define(eq=False)
@@ -105,7 +122,7 @@ class VmAttachment:
         """Become the machine's outlet."""
         self.log = structlog.get_logger().bind(vm=self.machine.name)
         self.machine.outlet = self
-        names = ("GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS", "MSI", "INTR", "SAVE")
+        names = ("GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS", "MSI", "INTR", "SAVE", "VECTORS")
         self.offer = evolve(self.offer, capabilities=sum(NUMBERS["capability"][name] for name in names))
 
     def listen(self, listener: socket.socket) -> None:
@@ -118,7 +135,17 @@ class VmAttachment:
         """Keep the machine's time, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await self._keep_time()
+            await keep_time(self.machine.clock, partial(self.pump.work, self._fire))
+
+    @property
+    def attached(self) -> bool:
+        """Whether a hypervisor is there."""
+        return self.primary is not None
+
+    @property
+    def flights(self) -> Flights | None:
+        """The session's exits; None without a session."""
+        return None if self.session is None else self.session.flights
 
     # --- connections -------------------------------------------------------------------------
 
@@ -226,8 +253,10 @@ class VmAttachment:
         self._end_session("another client came without its token", connection)
         virtual = connection.session.grants("GUEST_TIME")
         ledger = Ledger(hello.vcpus)
-        platform = Platform(hello.physical_bits, hello.shared_mask)
-        flights = Flights(self.machine, self.pump, ledger, platform, self.offer.rep_bound, virtual)
+        vectors = connection.session.grants("VECTORS")
+        platform = Platform(hello.physical_bits, hello.shared_mask, vectors)
+        source = SOURCES.get(hello.source)
+        flights = Flights(self.machine, self.pump, ledger, platform, self.offer.rep_bound, virtual, source)
         token = secrets.token_bytes(TOKEN_LENGTH)
         self.session = SessionState(hello, token, ledger, flights)
         self.primary = connection
@@ -239,9 +268,11 @@ class VmAttachment:
 
     def _on_exit(self, connection: Connection, arrived: Arrived, _descriptors: list[int]) -> None:
         state, exit_ = self._powered(), arrived.exit
+        sourced = exit_ if isinstance(exit_, SourceExit) else None
+        found = understood(exit_, state.flights.source, self.machine.memory)
         admitted = state.ledger.admit(exit_.vcpu, exit_.sequence, arrived.body)
         if admitted is NEW:
-            state.flights.exit(exit_, arrived.guest_ns, connection)
+            state.flights.exit(found, arrived.guest_ns, connection, sourced)
         elif isinstance(admitted, Admission):
             state.flights.redirect(exit_.vcpu, connection)
         else:
@@ -274,19 +305,19 @@ class VmAttachment:
         connection.send(replies.ack(remap.serial))
 
     def _on_reset(self, connection: Connection, reset: Reset, _descriptors: list[int]) -> None:
-        state = self._powered()
+        state = self._settled(reset.serial)
         state.flights.drop(reset.vcpu)
         if reset.vcpu is None:
             self.machine.reset()
         connection.send(replies.ack(reset.serial))
 
     def _on_pause(self, _connection: Connection, pause: Pause, _descriptors: list[int]) -> None:
-        state = self._powered()
+        state = self._settled(pause.serial)
         state.ledger.paused = True
         state.pause_serial = pause.serial
 
     def _on_resume(self, connection: Connection, resume: Resume, _descriptors: list[int]) -> None:
-        state = self._powered()
+        state = self._settled(resume.serial)
         state.ledger.paused, state.pause_serial = False, None
         self.machine.clock.go()
         self._changed.set()
@@ -302,24 +333,41 @@ class VmAttachment:
             self.set_level(eoi.line, level=True)
 
     def _on_save(self, connection: Connection, save_: Save, _descriptors: list[int]) -> None:
-        state = self._powered()
+        state = self._settled(save_.serial)
         if not state.ledger.paused or state.pause_serial is not None:
-            reason = "SAVE comes after the ACK of a PAUSE"
-            raise ProtocolError(ERROR["STATE"], "header.type", 0, reason, subject=save_.serial, fatal=False)
+            raise _not_now("SAVE comes after the ACK of a PAUSE", save_.serial)
+        begin_save(self.machine)
+        self._transfer(state, connection, partial(self._saved, connection, save_))
+
+    def _saved(self, connection: Connection, save_: Save) -> None:
         descriptor, length = saved(self.machine)
         connection.send(replies.ack(save_.serial, length), descriptor)
 
     def _on_restore(self, connection: Connection, restore_: Restore, descriptors: list[int]) -> None:
         state = self._state()
         if state.powered_on and not state.ledger.paused:
-            reason = "RESTORE comes before the first exit, or while paused"
-            raise ProtocolError(
-                ERROR["STATE"], "header.type", 0, reason, subject=restore_.serial, fatal=False
-            )
+            raise _not_now("RESTORE comes before the first exit, or while paused", restore_.serial)
         check_length(restore_)
-        self._powered()
-        restored(self.machine, restore_, descriptors[0])
+        self._settled(restore_.serial)
+        restoration = begin_restore(self.machine, restore_, descriptors[0])
+        self._transfer(state, connection, partial(self._restored, connection, restore_, restoration))
+
+    def _restored(self, connection: Connection, restore_: Restore, restoration: Restoration) -> None:
+        restored(self.machine, restore_, restoration)
         connection.send(replies.ack(restore_.serial))
+
+    def _transfer(self, state: SessionState, connection: Connection, finish: Callable[[], None]) -> None:
+        """Finish when backends have done their part; no exit comes in between."""
+        state.transfer = Transfer(finish, connection, state.ledger.paused)
+        state.ledger.paused = True
+        self._changed.set()
+
+    def _settled(self, serial: int) -> SessionState:
+        """The session, powered on, unless a SAVE or RESTORE is under way."""
+        state = self._powered()
+        if state.transfer is not None:
+            raise _not_now("a SAVE or RESTORE is under way", serial)
+        return state
 
     def _on_unavailable(self, _connection: Connection, share: Share, _descriptors: list[int]) -> None:
         reason = "this daemon does not offer SHARE"
@@ -331,18 +379,31 @@ class VmAttachment:
         """The interrupt request of a vCPU changed; in virtual time completions tell it."""
         if self.session is None:
             return
-        if not self.session.flights.virtual:
-            self._signal("INTR", replies.intr(vcpu, level))
+        virtual = self.session.flights.virtual
+        if not virtual and not self._signal("INTR", replies.intr(vcpu, level)) and level:
+            self._line_dropped(f"vcpu{vcpu}.intr", "INTR")
         if level:
             self.session.flights.interrupted(vcpu)
 
     def set_level(self, line: int, level: bool) -> None:
         """A line of the hypervisor's interrupt controller changed."""
-        self._signal("LEVELS", replies.set_level(line, level))
+        if not self._signal("LEVELS", replies.set_level(line, level)) and level:
+            self._line_dropped(f"hypervisor.{line}", "LEVELS")
 
-    def msi(self, address: int, data: int) -> None:
+    def msi(self, device: str, address: int, data: int) -> None:
         """A device signals an interrupt by a message."""
-        self._signal("MSI", replies.msi(address, data))
+        if not self._signal("MSI", replies.msi(address, data)):
+            self._dropped(device, "MSI")
+
+    def _line_dropped(self, sink: str, capability: str) -> None:
+        """Nobody heard of a level; a client that comes back is told it."""
+        if self.primary is not None:
+            for source in sorted(self.machine.wires.sinks[sink].high):
+                self._dropped(source.partition(".")[0], capability)
+
+    def _dropped(self, device: str, capability: str) -> None:
+        reason = "nobody is connected" if self.primary is None else "the client does not take these"
+        self.machine.notify("interrupt_dropped", device=device, capability=capability, reason=reason)
 
     def request(self, kind: Request, value: int) -> None:
         """A device asks for a reset, a shutdown, ..."""
@@ -353,9 +414,12 @@ class VmAttachment:
         if self.session is not None and self.session.wants_claims:
             self.pump.soon(partial(self._send_claims, 0))
 
-    def _signal(self, capability: str, data: bytes) -> None:
-        if self.primary is not None and self.primary.session.grants(capability):
-            self.primary.send(data)
+    def _signal(self, capability: str, data: bytes) -> bool:
+        """Tell the client, if there is one that has the capability."""
+        if self.primary is None or not self.primary.session.grants(capability):
+            return False
+        self.primary.send(data)
+        return True
 
     def _send_claims(self, serial: int) -> None:
         if self.primary is None:
@@ -387,6 +451,13 @@ class VmAttachment:
             serial, state.pause_serial = state.pause_serial, None
             if self.primary is not None:
                 self.primary.send(replies.ack(serial))
+        if state.transfer is not None and not self._under_way(state):
+            transfer, state.transfer = state.transfer, None
+            state.ledger.paused = transfer.paused
+            try:
+                transfer.finish()
+            except ProtocolError as error:
+                transfer.connection.refuse(error)
 
     def _under_way(self, state: SessionState) -> bool:
         """Whether a device owes an answer, or is owed one by its backend."""
@@ -402,7 +473,11 @@ class VmAttachment:
         state = self.session
         if state is None or not state.powered_on:
             return False
-        return not state.ledger.paused or state.pause_serial is not None
+        return not state.ledger.paused or state.pause_serial is not None or state.transfer is not None
+
+    def settle(self) -> None:
+        """After devices did something that no input of ours caused: go on with what follows."""
+        self._flush()
 
     def _apply(self, action: Callable[[], object]) -> None:
         action()
@@ -410,18 +485,6 @@ class VmAttachment:
 
     def _fire(self) -> None:
         self._apply(self.machine.clock.fire_due)
-
-    async def _keep_time(self) -> None:
-        """Fire timers of a clock that runs by itself."""
-        clock = self.machine.clock
-        while True:
-            changed = trio.Event()
-            clock.on_change = changed.set
-            delay_s = max(0.0, (clock.deadline_ns - clock.now_ns) / 1e9) if clock.runs else float("inf")
-            with trio.move_on_after(min(delay_s, 3600)):
-                await changed.wait()
-            if clock.runs:
-                self.pump.work(self._fire)
 
     def stop(self) -> None:
         """Take nothing new; answer what waits for a device with all ones."""
@@ -440,6 +503,10 @@ class VmAttachment:
         for connection in list(self.connections):
             connection.close("the daemon stops")
         self.machine.memory.clear()
+
+
+def _not_now(reason: str, serial: int) -> ProtocolError:
+    return ProtocolError(ERROR["STATE"], "header.type", 0, reason, subject=serial, fatal=False)
 
 
 Handler = Callable[[VmAttachment, Connection, Any, list[int]], None]

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from mmiod.attach.vm import VmAttachment
 from mmiod.core.pump import Pump
 from mmiod.core.watchdog import Watchdog
 from mmiod.device import PENDING, Device, IrqInput, IrqOutput, Pending, Register, Request, Timer
+from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription, Placement
-from mmiod.machine.machine import Machine, Record, assemble
-from mmiod.protocol.exit import MAX_MESSAGE, Client, Completed, Offer, ToClient, Welcome
+from mmiod.machine.machine import Machine, Record
+from mmiod.protocol.exit import MAX_MESSAGE, Ack, Client, Completed, Offer, SourceExit, ToClient, Welcome
 from mmiod.values import READ, WRITE, DecodedExit, Exit, Space
 
 Event = TypeVar("Event")
@@ -109,7 +110,6 @@ DESCRIPTION = MachineDescription(
         "counter": DeviceDescription("test/counter", at={"main": Placement(Space.PIO, 0x100)}),
         "bell": DeviceDescription("test/bell", at={"main": Placement(Space.PIO, 0x200)}),
     },
-    wires={"bell.intr": "vcpu0.intr"},
 )
 
 
@@ -123,6 +123,7 @@ class Rig:
     watchdog: Watchdog = field(init=False)
     machine: Machine = field(init=False)
     attachment: VmAttachment = field(init=False)
+    wires: dict[str, str] = field(factory=lambda: {"bell.intr": "vcpu0.intr"})
     records: list[Record] = field(factory=list)
     clients: list[trio.socket.SocketType] = field(factory=list)
     events: list[tuple[str, dict[str, object]]] = field(factory=list)
@@ -130,7 +131,8 @@ class Rig:
     def __attrs_post_init__(self) -> None:
         clock = MachineClock(lambda: int(trio.current_time() * 1e9), lambda: 1_700_000_000.0)
         parts = {"counter": (Counter, Counter.config_class()), "bell": (Bell, Bell.config_class())}
-        self.machine = assemble(self.name, DESCRIPTION, parts, clock, self.notify, self.records.append)
+        description = evolve(DESCRIPTION, wires=self.wires)
+        self.machine = assemble(self.name, description, parts, clock, self.notify, self.records.append)
 
     def notify(self, event: str, **fields: object) -> None:
         """Keep an event."""
@@ -202,6 +204,15 @@ class Guest:
         assert isinstance(event, kind), event
         return event
 
+    async def expect_descriptor(self) -> tuple[int, int]:
+        """The next event, an ACK that carries a descriptor: that, and its value."""
+        with trio.fail_after(20):
+            data, ancillary, _, _ = await self.socket.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(4))
+        acked = self.client.receive(data)
+        assert isinstance(acked, Ack), acked
+        [descriptor] = array.array("i", ancillary[0][2][:4])
+        return descriptor, acked.value
+
     async def hello(self, *, join: bool = False) -> Welcome:
         """Open a session, go on with it, or join it."""
         await self.send(self.client.hello(join=join))
@@ -216,6 +227,11 @@ class Guest:
     async def exit(self, exit_: Exit, guest_ns: int = 0) -> Completed:
         """An exit and its completion."""
         await self.send(self.client.exit(exit_, guest_ns))
+        return await self.expect(Completed)
+
+    async def exit_of_source(self, exit_: SourceExit) -> Completed:
+        """An exit in its source's own structure, and its completion."""
+        await self.send(self.client.exit(exit_))
         return await self.expect(Completed)
 
     async def inp(self, port: int, size: int = 4, vcpu: int = 0, guest_ns: int = 0) -> int:

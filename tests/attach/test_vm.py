@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import os
-import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,11 @@ from mmiod.values import (
     Done,
     HaltExit,
     NeedMemory,
+    NeedRegisters,
     RawExit,
     Refusal,
     Refused,
+    RegisterSet,
     Retry,
     Segment,
     Space,
@@ -31,10 +32,15 @@ from mmiod.values import (
     Unsupported,
     Values,
     VcpuState,
+    VectorDelta,
+    VectorState,
 )
 from tests.attach.peers import RAM, Guest, Rig, attach, dial, sealed, serving
 
 CAPABILITY = NUMBERS["capability"]
+OSFXSR = 1 << 9
+"""CR4's bit that enables SSE."""
+Fields = dict[str, object]
 FLAT = [Segment(0, 0xFFFFFFFF, 0x10, 0xC093) for _ in range(6)]
 
 
@@ -118,6 +124,37 @@ async def test_memory_that_only_messages_reach_is_asked_for(rig: Rig) -> None:
         exit_.memory.append((0x2000, b"\7\0\0\0"))
         assert isinstance((await guest.exit(exit_)).completion, Done)
         assert await guest.inp(0x10C) == 7
+
+
+async def test_vector_registers_travel_when_they_are_asked_for(rig: Rig) -> None:
+    """MOVDQU from xmm3 asks for SSE, is sent again with it and done; the way back asks for nothing."""
+    async with serving(rig):
+        guest = await attach(rig, required=CAPABILITY["VECTORS"])
+        await guest.map_ram()
+        state = flat32(edi=0x2000)
+        state.cr4 = OSFXSR
+        exit_ = RawExit(0, 0, state, b"\xf3\x0f\x7f\x1f")
+        assert (await guest.exit(exit_)).completion == NeedRegisters(RegisterSet.SSE)
+        state.vectors = VectorState(RegisterSet.SSE)
+        state.vectors.zmm[3] = 0x1122_3344 << 96 | 5
+        assert isinstance((await guest.exit(exit_)).completion, Done)
+        assert rig.machine.memory.read(0x2000, 16) == state.vectors.zmm[3].to_bytes(16, "little")
+
+        state.vectors, exit_.code = None, b"\xf3\x0f\x6f\x0f"
+        done = (await guest.exit(exit_)).completion
+        assert isinstance(done, Done)
+        assert done.delta.vectors == VectorDelta(xmm={1: 0x1122_3344 << 96 | 5})
+
+
+async def test_vectors_of_a_client_that_cannot_supply_them_are_unsupported(rig: Rig) -> None:
+    """Without capability VECTORS not even a load is done: its result could not travel."""
+    async with serving(rig):
+        guest = await attach(rig)
+        await guest.map_ram()
+        state = flat32(edi=0x2000)
+        state.cr4 = OSFXSR
+        done = await guest.exit(RawExit(0, 0, state, b"\xf3\x0f\x6f\x0f"))
+        assert done.completion == Unsupported(b"\xf3\x0f\x6f\x0f")
 
 
 async def test_what_is_not_executed_is_told_with_its_bytes(rig: Rig) -> None:
@@ -277,11 +314,8 @@ async def test_state_goes_from_one_machine_to_another(tmp_path: Path) -> None:
         await guest.send(guest.client.pause()[1])
         await guest.expect(Ack)
         await guest.send(guest.client.save()[1])
-        data, ancillary, _, _ = await guest.socket.recvmsg(1 << 16, socket.CMSG_SPACE(4))
-        saved = guest.client.receive(data)
-        assert isinstance(saved, Ack)
-        [descriptor] = array.array("i", ancillary[0][2][:4])
-        await successor.send(successor.client.restore(saved.value)[1], descriptor)
+        descriptor, length = await guest.expect_descriptor()
+        await successor.send(successor.client.restore(length)[1], descriptor)
         os.close(descriptor)
         await successor.expect(Ack)
         assert await successor.inp(0x10C) == 5
@@ -295,7 +329,7 @@ async def test_state_that_does_not_fit_is_refused_by_name(rig: Rig, tmp_path: Pa
         with (tmp_path / "state").open("rb") as file:
             await guest.send(guest.client.restore(100)[1], file.fileno())
         refused = await guest.expect(Error)
-        assert (refused.name, refused.reason) == ("restore", "schema: 9, this mmiod reads 1")
+        assert (refused.name, refused.reason) == ("restore", "schema: 9, this mmiod reads 2")
         assert await guest.inp(0x100) == 1
 
 
@@ -380,7 +414,7 @@ def release(rig: Rig, pump: object) -> None:
     host = rig.machine.hosts["counter"]
 
     def answer() -> None:
-        host.deliver(host.device.input_lines["release"], "release", True)
+        host.deliver("release", level=True)
         rig.attachment._flush()
 
     rig.pump.work(answer)
@@ -400,8 +434,48 @@ async def test_message_of_a_device_reaches_a_client_that_asked_for_messages(rig:
 
 
 async def test_message_is_not_sent_to_a_client_that_cannot_deliver_it(rig: Rig) -> None:
-    """Without the capability the completion comes alone."""
+    """Without the capability the completion comes alone, and an event names who is not heard."""
     async with serving(rig):
         guest = await attach(rig)
         await guest.out(0x205, 4, size=1)
         assert await guest.inp(0x100) == 1
+    assert [dropped("bell", "MSI")] == drops(rig)
+
+
+def dropped(device: str, capability: str, reason: str = "the client does not take these") -> Fields:
+    """An interrupt that nobody heard of."""
+    return {"device": device, "capability": capability, "reason": reason}
+
+
+def drops(rig: Rig) -> list[Fields]:
+    """What was told about such."""
+    return [fields for event, fields in rig.events if event == "interrupt_dropped"]
+
+
+@pytest.mark.parametrize(("sink", "capability"), [("hypervisor.4", "LEVELS"), ("vcpu0.intr", "INTR")])
+async def test_line_of_a_controller_that_the_client_has_not_is_told(
+    tmp_path: Path, sink: str, capability: str
+) -> None:
+    """A machine file for another hypervisor: each rise of the line is an event, its fall is none."""
+    rig = Rig(tmp_path / "vm.exit", wires={"bell.intr": sink})
+    async with serving(rig):
+        guest = await attach(rig)
+        for _ in range(2):
+            await guest.inp(0x100)
+            bell = rig.machine.hosts["bell"].device.lines["intr"]
+            await rig.attachment.inject(partial(bell.set_level, True))
+            await rig.attachment.inject(partial(bell.set_level, False))
+    assert [dropped("bell", capability)] * 2 == drops(rig)
+
+
+async def test_message_that_comes_while_nobody_is_connected_is_told(rig: Rig) -> None:
+    """A level is told to a client that comes back; a message is lost, unless somebody says so."""
+    async with serving(rig):
+        guest = await attach(rig, required=CAPABILITY["MSI"])
+        await guest.inp(0x100)
+        guest.socket.close()
+        await trio.testing.wait_all_tasks_blocked()
+        bell = rig.machine.hosts["bell"].device
+        await rig.attachment.inject(partial(bell.context.msi, 0xFEE0_1000, 0x4030))
+        await rig.attachment.inject(partial(bell.lines["intr"].set_level, True))
+    assert [dropped("bell", "MSI", "nobody is connected")] == drops(rig)

@@ -6,15 +6,27 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from attrs import evolve
 from hypothesis import strategies as st
 
 from mmiod.errors import ProtocolError
-from mmiod.protocol.exit import MAX_MESSAGE, encode_completion, encode_exit, encode_posted, pack, replies
+from mmiod.protocol.exit import (
+    MAX_MESSAGE,
+    Reply,
+    SourceExit,
+    encode_completion,
+    encode_exit,
+    encode_posted,
+    encode_source,
+    pack,
+    replies,
+)
 from mmiod.protocol.exit.client import Client
 from mmiod.protocol.exit.codec import FORMS, Form, Leaf, leaves
 from mmiod.protocol.exit.completions import Completed
 from mmiod.protocol.exit.events import Claim
 from mmiod.protocol.exit.exits import SPACE_BITS, PostedWrite
+from mmiod.protocol.exit.supplements import Supplied
 from mmiod.values import (
     Access,
     AcknowledgeExit,
@@ -43,12 +55,21 @@ from mmiod.values import (
     Unsupported,
     Values,
     VcpuState,
+    VectorDelta,
+    VectorState,
 )
 
 u8 = st.integers(0, 0xFF)
 u16 = st.integers(0, 0xFFFF)
 u32 = st.integers(0, 0xFFFF_FFFF)
 u64 = st.integers(0, (1 << 64) - 1)
+
+
+def numbers(bits: int) -> st.SearchStrategy[int]:
+    """A number of so many bits."""
+    return st.integers(0, (1 << bits) - 1)
+
+
 vcpus = st.integers(0, 3)
 """The sessions of these tests have four."""
 sequences = st.integers(1, (1 << 64) - 1)
@@ -82,6 +103,28 @@ forms = st.sampled_from(list(FORMS.values()))
 # --- exits ---------------------------------------------------------------------------
 
 segments = st.builds(Segment, u64, u32, u16, u16)
+
+
+@st.composite
+def vector_states(draw: st.DrawFn) -> VectorState:
+    """Some register sets; what they do not hold is 0."""
+    sets = RegisterSet(draw(st.integers(1, 15)) | 32 * draw(st.integers(0, 3)))
+    state = VectorState(sets)
+    parts = [(RegisterSet.SSE, 0, 128), (RegisterSet.AVX, 128, 128), (RegisterSet.AVX512, 256, 256)]
+    for number in range(16):
+        state.zmm[number] = sum(draw(numbers(bits)) << at for part, at, bits in parts if part in sets)
+    if RegisterSet.AVX512 in sets:
+        state.k = draw(st.lists(u64, min_size=8, max_size=8))
+        state.zmm[16:] = draw(st.lists(numbers(512), min_size=16, max_size=16))
+    if RegisterSet.X87 in sets:
+        state.x87 = draw(st.binary(min_size=160, max_size=160))
+    if RegisterSet.PASID in sets:
+        state.pasid = draw(u64)
+    if RegisterSet.DEBUG in sets:
+        state.dr = draw(st.lists(u64, min_size=4, max_size=4))
+    return state
+
+
 states = st.builds(
     VcpuState,
     gpr=st.lists(u64, min_size=16, max_size=16),
@@ -93,6 +136,7 @@ states = st.builds(
     gdtr=segments,
     idtr=segments,
     cpl=st.integers(0, 3),
+    vectors=st.none() | vector_states(),
     **dict.fromkeys(("cr0", "cr2", "cr3", "cr4", "efer", "xcr0", "dr6", "dr7"), u64),
 )
 
@@ -109,8 +153,9 @@ def decoded_exits(draw: st.DrawFn) -> DecodedExit:
     """Reads and writes of one element and of many."""
     space, address = draw(places())
     direction = draw(st.sampled_from(Direction))
-    size = draw(st.sampled_from([1, 2, 4, 8, 16, 32, 64]))
-    count = draw(st.integers(1, 9))
+    msr = space is Space.MSR
+    size = 8 if msr else draw(st.sampled_from([1, 2, 4, 8, 16, 32, 64]))
+    count = 1 if msr else draw(st.integers(1, 9))
     written = size * count if direction is Direction.WRITE else 0
     data = draw(st.binary(min_size=written, max_size=written))
     stride = draw(st.integers(-1, 1))
@@ -140,6 +185,33 @@ exits: st.SearchStrategy[Exit] = st.one_of(
 )
 
 
+# --- exits of sources ------------------------------------------------------------------
+
+supplied = st.builds(
+    Supplied,
+    st.dictionaries(st.tuples(pages, st.sampled_from(Intent)), pages, max_size=2),
+    memory,
+    st.none() | vector_states(),
+)
+
+
+def _without_vectors(state: VcpuState) -> VcpuState:
+    """Vectors have a supplement of their own."""
+    state.vectors = None
+    return state
+
+
+source_exits = st.builds(
+    SourceExit,
+    vcpus,
+    sequences,
+    st.binary(min_size=1, max_size=40),
+    st.binary(max_size=15),
+    st.none() | states.map(_without_vectors),
+    supplied,
+)
+
+
 @st.composite
 def posted_writes(draw: st.DrawFn) -> PostedWrite:
     """A posted write whose value fits its size."""
@@ -151,10 +223,20 @@ def posted_writes(draw: st.DrawFn) -> PostedWrite:
 
 # --- completions ---------------------------------------------------------------------
 
-deltas = st.builds(Delta, u64, u64, st.dictionaries(st.integers(0, 15), u64, max_size=16), memory)
+changes = st.builds(
+    VectorDelta,
+    st.dictionaries(st.integers(0, 31), numbers(128), max_size=2),
+    st.dictionaries(st.integers(0, 31), numbers(512), max_size=2),
+    st.dictionaries(st.integers(0, 7), u64, max_size=1),
+    st.just(b"") | st.binary(min_size=160, max_size=160),
+).filter(lambda delta: delta != VectorDelta())
+registers = st.dictionaries(st.integers(0, 15), u64, max_size=16)
+loaded = st.dictionaries(st.integers(0, 5), segments, max_size=2)
+deltas = st.builds(Delta, u64, u64, registers, memory, st.none() | changes, segments=loaded)
+stepped = st.builds(evolve, deltas, debug=st.sampled_from([0, 1, 0xF, 1 << 14, 0x400F]), shadow=st.booleans())
 completions: st.SearchStrategy[Completion] = st.one_of(
     st.builds(Values, st.binary(max_size=80)),
-    st.builds(Done, deltas),
+    st.builds(Done, stepped),
     st.builds(Fault, st.integers(0, 31), st.none() | u32, st.none() | u64, st.none() | deltas),
     st.just(Retry()),
     st.builds(NeedBytes, u64, st.integers(1, 15)),
@@ -165,7 +247,8 @@ completions: st.SearchStrategy[Completion] = st.one_of(
     st.builds(Refused, st.sampled_from(Refusal)),
     st.just(Forward()),
 )
-completed = st.builds(Completed, vcpus, sequences, completions, st.booleans(), u64, u64, u64)
+source_replies = st.builds(Reply, st.binary(min_size=1, max_size=40), memory, st.none() | changes)
+completed = st.builds(Completed, vcpus, sequences, completions | source_replies, st.booleans(), u64, u64, u64)
 
 
 def completed_bytes(done: Completed) -> bytes:
@@ -208,6 +291,7 @@ def _requests() -> list[bytes]:
 
 to_daemon: st.SearchStrategy[bytes] = st.one_of(
     st.builds(encode_exit, exits, u64),
+    st.builds(encode_source, source_exits, u64),
     posted_writes().map(encode_posted),
     st.sampled_from(_requests()),
 )

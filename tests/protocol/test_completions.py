@@ -50,6 +50,14 @@ def test_done_as_written_by_hand() -> None:
     assert by_hand == sent(Done(Delta(0x7C05, 0x46, {0: 0x1234, 15: 0x5678}, [(0x500, b"data")])))
 
 
+def test_debugging_as_written_by_hand() -> None:
+    """DONE tells DR6's bits in place of padding, and the shadow of MOV SS by a flag."""
+    by_hand = struct.pack("<IHH", 200, 33, 1) + COMMON
+    by_hand += struct.pack("<16QQQII", *[0] * 16, 7, 2, 0, 0x4001)
+
+    assert by_hand == sent(Done(Delta(7, 2, debug=0x4001, shadow=True)))
+
+
 def test_fault_without_delta_as_written_by_hand() -> None:
     """A page fault that did nothing before: error code and CR2 by flags, no registers."""
     by_hand = struct.pack("<IHH", 216, 34, 3) + COMMON + bytes(144)
@@ -85,13 +93,14 @@ LONG = sent(Values(bytes(16)))
         (patch(SHORT, "value", 0x1_0000), "values.value", "it holds 2 bytes here"),
         (patch(LONG, "value", 1), "values.value", "it holds 0 bytes here"),
         (patch(SHORT, "length", 65473), "values.length", "at most 65472"),
+        (patch(DONE, "debug", 1 << 4), "done.debug", "bits 3:0 and 14"),
         (pack("NEED_BYTES", count=0), "need_bytes.count", "1..15"),
         (pack("NEED_BYTES", count=16), "need_bytes.count", "1..15"),
         (pack("NEED_MEMORY"), "need_memory.length", "at least 1"),
         (pack("NEED_TRANSLATION", intent=3), "need_translation.intent", "0 read, 1 write"),
         (pack("NEED_TRANSLATION", cpl=4), "need_translation.cpl", "0..3"),
         (pack("NEED_REGISTERS"), "need_registers.registers", "bits of register_set"),
-        (pack("NEED_REGISTERS", registers=16), "need_registers.registers", "bits of register_set"),
+        (pack("NEED_REGISTERS", registers=1 << 31), "need_registers.registers", "bits of register_set"),
         (pack("UNSUPPORTED", code_length=16), "unsupported.code_length", "at most 15"),
         (pack("REFUSED"), "refused.reason", "a number of enum refusal"),
         (pack("REFUSED", reason=4), "refused.reason", "a number of enum refusal"),

@@ -101,6 +101,7 @@ def test_supplements_as_written_by_hand() -> None:
 
 READ = encode_exit(DecodedExit(0, 1, Space.MMIO, Direction.READ, 0x1000, 4))
 WRITE = encode_exit(DecodedExit(0, 1, Space.PIO, Direction.WRITE, 0x80, 1, data=b"A"))
+TWO = encode_exit(DecodedExit(0, 1, Space.MMIO, Direction.READ, 0, 8, 2))
 LONG = encode_exit(DecodedExit(0, 1, Space.MMIO, Direction.WRITE, 0, 16, data=bytes(16)))
 RAW = encode_exit(RawExit(0, 1, VcpuState()))
 POSTED = encode_posted(PostedWrite(0, 1, 0, Access(Space.PIO, Direction.WRITE, 0x80, 1, 0x41)))
@@ -115,6 +116,8 @@ POSTED = encode_posted(PostedWrite(0, 1, 0, Access(Space.PIO, Direction.WRITE, 0
         (patch(READ, "size", 0), "exit_decoded.size", "1, 2, 4, 8, 16, 32 or 64"),
         (patch(READ, "count", 0), "exit_decoded.count", "1..16368"),
         (patch(READ, "count", 16369), "exit_decoded.count", "1..16368"),
+        (patch(READ, "space", 3), "exit_decoded.size", "an MSR has 8 bytes"),
+        (patch(TWO, "space", 3), "exit_decoded.count", "one by one"),
         (patch(READ, "stride", 2), "exit_decoded.stride", "-1, 0 or 1"),
         (patch(READ, "stride", -2), "exit_decoded.stride", "-1, 0 or 1"),
         (patch(READ, "value", 1), "exit_decoded.value", "it holds 0 bytes here"),

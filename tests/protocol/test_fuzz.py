@@ -12,7 +12,9 @@ from mmiod.protocol.exit import (
     Error,
     Offer,
     Session,
+    SourceExit,
     encode_exit,
+    encode_source,
     pack,
     read,
     replies,
@@ -93,5 +95,9 @@ def test_what_is_read_is_what_was_sent(data: bytes) -> None:
     event = None if refused(lambda: read(data)) else read(data)
     if isinstance(event, PostedWrite):
         assert data == encode_posted(event)
-    if isinstance(event, Arrived) and not isinstance(event.exit, RawExit):
+    if isinstance(event, Arrived) and isinstance(event.exit, SourceExit):
+        again = read(encode_source(event.exit, event.guest_ns))
+        assert isinstance(again, Arrived)
+        assert (event.exit, event.guest_ns) == (again.exit, again.guest_ns)
+    elif isinstance(event, Arrived) and not isinstance(event.exit, RawExit | SourceExit):
         assert data == encode_exit(event.exit, event.guest_ns)

@@ -23,7 +23,18 @@ from mmiod.protocol.exit import (
 )
 from mmiod.protocol.exit.codec import FORMS, Form
 from mmiod.protocol.exit.session import REPEATED
-from mmiod.values import Access, AcknowledgeExit, Direction, HaltExit, RawExit, Space, TickExit, VcpuState
+from mmiod.values import (
+    Access,
+    AcknowledgeExit,
+    Direction,
+    HaltExit,
+    RawExit,
+    RegisterSet,
+    Space,
+    TickExit,
+    VcpuState,
+    VectorState,
+)
 from tests.protocol.messages import patch, refusal
 
 ERROR = NUMBERS["error"]
@@ -82,7 +93,7 @@ NEWER = patch(HELLO, "version_max", 7)
         (patch(HELLO, "version_min", 2), "RANGE", "hello.version_min", "above version_max"),
         (patch(NEWER, "version_min", 2), "VERSION", "hello.version_min", "speaks version 1"),
         (patch(HELLO, "vcpus", 9), "LIMIT", "hello.vcpus", "at most 8"),
-        (patch(HELLO, "source", 1), "UNAVAILABLE", "hello.source", "the protocol's own structures"),
+        (patch(HELLO, "source", 10), "UNAVAILABLE", "hello.source", "a number of enum source"),
         (patch(HELLO, "header.flags", 1), "IDENTITY", "hello.token", "JOIN needs the session's token"),
         (patch(HELLO, "required", OFFERED | 64), "CAPABILITY", "hello.required", "not offered: SAVE"),
         (
@@ -204,6 +215,7 @@ def test_an_error_that_is_not_fatal_leaves_the_session_open() -> None:
         (encode_exit(AcknowledgeExit(0, 1)), "INTR"),
         (pack("EOI", line=1), "LEVELS"),
         (pack("MAP", 2, serial=1, length=0x1000), "MEMORY_MESSAGES"),
+        (encode_exit(RawExit(0, 1, VcpuState(vectors=VectorState(RegisterSet.SSE)))), "VECTORS"),
     ],
 )
 def test_messages_need_their_capability(data: bytes, capability: str) -> None:

@@ -5,8 +5,15 @@ import struct
 import pytest
 
 from mmiod.protocol.exit import NUMBERS
-from mmiod.protocol.exit.supplements import pack_translations, pack_writes, parse_exit, parse_writes
-from mmiod.values import Intent
+from mmiod.protocol.exit.supplements import (
+    pack_delta,
+    pack_registers,
+    pack_translations,
+    pack_writes,
+    parse_delta,
+    parse_exit,
+)
+from mmiod.values import Delta, Intent, RegisterSet, Segment, VectorDelta, VectorState
 from tests.protocol.messages import refusal
 
 ERROR = NUMBERS["error"]
@@ -22,13 +29,30 @@ def translation(gva: int = 0x1000, gpa: int = 0x2000, intent: int = 0, reserved:
     return head(1, 32) + struct.pack("<QQII", gva, gpa, intent, reserved)
 
 
+def registers(sets: int, data: bytes) -> bytes:
+    """A register supplement."""
+    return head(3, 16 + len(data)) + struct.pack("<II", sets, 0) + data
+
+
+def vector(file: int, number: int, data: bytes) -> bytes:
+    """A supplement with a changed vector register."""
+    return head(4, 16 + len(data)) + struct.pack("<HHI", file, number, 0) + data
+
+
+def segment(number: int, data: bytes, reserved: int = 0) -> bytes:
+    """A supplement with a segment register that was loaded."""
+    return head(7, 16 + len(data)) + struct.pack("<II", number, reserved) + data
+
+
 def test_items_come_back_in_order() -> None:
     """Writes keep their order and their odd lengths, translations their intent."""
     writes = [(0x10, b"a"), (0x10, b"bcdefghi"), (0x20, b"j" * 15)]
     translations = {(0x1000, Intent.READ): 0x5000, (0x1000, Intent.WRITE): 0x6000}
 
-    assert writes == parse_writes(pack_writes(writes))
-    assert (translations, writes) == parse_exit(pack_translations(translations) + pack_writes(writes))
+    supplied = parse_exit(pack_translations(translations) + pack_writes(writes))
+
+    assert writes == parse_delta(Delta(0, 0), pack_writes(writes)).memory
+    assert (translations, writes, None) == (supplied.translations, supplied.memory, supplied.vectors)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +64,14 @@ def test_items_come_back_in_order() -> None:
         (head(2, 17) + bytes(9), "RANGE", "supplement.length", "17 bytes are left"),
         (head(2, 0xFFFF_FFFF), "RANGE", "supplement.length", "8 bytes are left"),
         (head(0, 8), "RANGE", "supplement.kind", "no such supplement"),
-        (head(4, 8), "RANGE", "supplement.kind", "no such supplement"),
-        (head(3, 8), "CAPABILITY", "supplement.kind", "need capability VECTORS"),
+        (head(9, 8), "RANGE", "supplement.kind", "no such supplement"),
+        (head(4, 8), "RANGE", "supplement.kind", "belongs to a completion"),
+        (registers(0, b""), "RANGE", "supplement_registers.registers", "bits of register_set"),
+        (registers(16, b""), "RANGE", "supplement_registers.registers", "bits of register_set"),
+        (registers(2, bytes(248)), "RANGE", "supplement.length", "these sets have 272"),
+        (registers(10, bytes(1864)), "RANGE", "supplement.length", "these sets have 1872"),
+        (head(3, 12) + bytes(8), "RANGE", "supplement.length", "registers have 16 at least"),
+        (registers(2, bytes(256)) * 2, "RANGE", "supplement.kind", "supplied once"),
         (head(2, 17, reserved=1) + bytes(16), "MALFORMED", "supplement.reserved", "is zero"),
         (head(2, 17) + bytes(9) + b"\1" + bytes(6), "MALFORMED", "supplement padding", "is zero"),
         (head(2, 16) + bytes(8), "RANGE", "supplement.length", "memory has an address and a byte"),
@@ -63,15 +93,65 @@ def test_errors_name_the_field(tail: bytes, code: str, name: str, reason: str) -
     assert reason in error.reason
 
 
-@pytest.mark.parametrize(("tail", "reason"), [(translation(), "translates nothing"), (head(3, 8), "VECTORS")])
-def test_completions_bring_memory_only(tail: bytes, reason: str) -> None:
-    """A completion neither translates nor, yet, brings vector registers."""
-    error = refusal(lambda: parse_writes(tail))
+@pytest.mark.parametrize(
+    ("tail", "name", "reason"),
+    [
+        (translation(), "supplement.kind", "belongs to an exit"),
+        (registers(2, bytes(256)), "supplement.kind", "belongs to an exit"),
+        (head(4, 12) + bytes(8), "supplement.length", "a vector has 16 at least"),
+        (vector(4, 0, bytes(8)), "supplement_vector.file", "register_file"),
+        (vector(0, 32, bytes(16)), "supplement_vector.number", "this file has 32"),
+        (vector(2, 8, bytes(8)), "supplement_vector.number", "this file has 8"),
+        (vector(1, 0, bytes(56)), "supplement.length", "64 bytes each"),
+        (segment(6, bytes(16)), "supplement_segment.number", "segments are 0..5"),
+        (segment(2, bytes(16), 1), "supplement_segment.reserved", "is zero"),
+        (segment(2, bytes(8)), "supplement.length", "a segment has 24 + 8"),
+        (segment(2, bytes(16)) * 2, "supplement_segment.number", "loaded twice"),
+    ],
+)
+def test_completions_bring_changes_only(tail: bytes, name: str, reason: str) -> None:
+    """A completion brings memory and vector registers that fit, nothing else."""
+    error = refusal(lambda: parse_delta(Delta(0, 0), tail))
 
-    assert "supplement.kind" == error.name
+    assert name == error.name
     assert reason in error.reason
+
+
+def test_sets_as_xsave_stores_them() -> None:
+    """The sets follow each other in XSAVE's order; AVX and AVX512 continue the registers of SSE."""
+    x87, sse, avx = bytes(range(160)), bytes([1]) * 256, bytes([2]) * 256
+    masks, middle, high = bytes([3]) * 64, bytes([4]) * 512, bytes([5]) * 1024
+    tail = registers(15, x87 + sse + avx + masks + middle + high)
+    low = int.from_bytes(b"\1" * 16 + b"\2" * 16 + b"\4" * 32, "little")
+    expected = VectorState(
+        RegisterSet(15), [low] * 16 + [int.from_bytes(b"\5" * 64)] * 16, [int.from_bytes(b"\3" * 8)] * 8, x87
+    )
+
+    assert expected == parse_exit(tail).vectors
+    assert tail == pack_registers(expected)
+
+
+def test_a_changed_register_as_written_by_hand() -> None:
+    """Each register has its file's size, whatever its value."""
+    delta = Delta(0, 0, vectors=VectorDelta({1: 2}, {31: 3}, {7: 4}, bytes(160)))
+    by_hand = vector(0, 1, b"\2" + bytes(15)) + vector(1, 31, b"\3" + bytes(63))
+    by_hand += vector(2, 7, b"\4" + bytes(7)) + vector(3, 0, bytes(160))
+
+    assert by_hand == pack_delta(delta)
+    assert delta == parse_delta(Delta(0, 0), by_hand)
+
+
+def test_a_loaded_segment_as_written_by_hand() -> None:
+    """Number, base, limit, selector and attributes, in the order of the structure."""
+    delta = Delta(0, 0, segments={1: Segment(0xFFFF_0000, 0xF_FFFF, 0x10, 0xC09B)})
+    by_hand = segment(1, struct.pack("<QIHH", 0xFFFF_0000, 0xF_FFFF, 0x10, 0xC09B))
+
+    assert by_hand == pack_delta(delta)
+    assert delta == parse_delta(Delta(0, 0), by_hand)
 
 
 def test_memory_may_end_at_the_top() -> None:
     """The last byte of the address space is one."""
-    assert [((1 << 64) - 2, b"xy")] == parse_writes(pack_writes([((1 << 64) - 2, b"xy")]))
+    writes = [((1 << 64) - 2, b"xy")]
+
+    assert writes == parse_delta(Delta(0, 0), pack_writes(writes)).memory

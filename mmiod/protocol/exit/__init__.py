@@ -12,7 +12,13 @@ from __future__ import annotations
 from mmiod.protocol.exit import replies
 from mmiod.protocol.exit.client import NEW_SESSION, Client
 from mmiod.protocol.exit.codec import Message, frame, pack, subject_of, unpack
-from mmiod.protocol.exit.completions import NO_DEADLINE, Completed, decode_completion, encode_completion
+from mmiod.protocol.exit.completions import (
+    NO_DEADLINE,
+    Answer,
+    Completed,
+    decode_completion,
+    encode_completion,
+)
 from mmiod.protocol.exit.events import (
     Ack,
     Arrived,
@@ -44,6 +50,7 @@ from mmiod.protocol.exit.exits import PostedWrite, decode_exit, decode_posted, e
 from mmiod.protocol.exit.ledger import IN_FLIGHT, NEW, Admission, Ledger
 from mmiod.protocol.exit.readers import read
 from mmiod.protocol.exit.session import Offer, Session, State, check_continues
+from mmiod.protocol.exit.sourced import Reply, SourceExit, encode_source
 from mmiod.protocol.exit.table import MAX_MESSAGE, NUMBERS, VERSION
 
 __all__ = [
@@ -56,6 +63,7 @@ __all__ = [
     "VERSION",
     "Ack",
     "Admission",
+    "Answer",
     "Arrived",
     "Claim",
     "Claims",
@@ -74,6 +82,7 @@ __all__ = [
     "PostedWrite",
     "QueryClaims",
     "Remap",
+    "Reply",
     "Request",
     "Reset",
     "Restore",
@@ -83,6 +92,7 @@ __all__ = [
     "Session",
     "SetLevel",
     "Share",
+    "SourceExit",
     "State",
     "ToClient",
     "ToDaemon",
@@ -95,6 +105,7 @@ __all__ = [
     "encode_completion",
     "encode_exit",
     "encode_posted",
+    "encode_source",
     "frame",
     "pack",
     "read",

@@ -339,7 +339,7 @@ static inline int mmiod_sort(struct mmiod_client *client, int type)
 {
     int answer = 0;
 
-    if (type >= MMIOD_MSG_VALUES && type <= MMIOD_MSG_FORWARD)
+    if (type >= MMIOD_MSG_VALUES && type <= MMIOD_MSG_REPLY)
         return mmiod_settle(client, type);
     switch (type) {
     case MMIOD_MSG_ACK:
@@ -676,13 +676,15 @@ static inline void mmiod_apply(struct mmiod_vcpu *vcpu, const union mmiod_messag
     vcpu->rflags = done->rflags;
 }
 
-/* The supplement of DONE or FAULT that follows `last`, or with NULL the first; NULL at the end. */
+/* The supplement of DONE, FAULT or REPLY that follows `last`, or with NULL the first; NULL at the end. */
 static inline const struct mmiod_supplement *mmiod_supplement_after(const union mmiod_message *message,
                                                                     const struct mmiod_supplement *last)
 {
     const struct mmiod_supplement *item;
     size_t at = mmiod_message_size(message->header.type);
 
+    if (message->header.type == MMIOD_MSG_REPLY)
+        at += (message->reply.length + (size_t)7) & ~(size_t)7;
     if (last)
         at = (size_t)((const uint8_t *)last - message->bytes) + ((last->length + 7u) & ~(size_t)7);
     if (at + sizeof(*item) > message->header.size)
@@ -692,7 +694,7 @@ static inline const struct mmiod_supplement *mmiod_supplement_after(const union 
 }
 
 /*
- * Adds a supplement to the raw exit in `out`: `body` is one of struct mmiod_supplement_*,
+ * Adds a supplement to the raw exit, or a source's, in `out`: `body` is one of struct mmiod_supplement_*,
  * `bytes` what follows it.
  */
 static inline int mmiod_supply(struct mmiod_client *client, uint16_t kind, const void *body, size_t body_size,
@@ -716,6 +718,165 @@ static inline int mmiod_supply(struct mmiod_client *client, uint16_t kind, const
     if (length > 0)
         memcpy(client->out.bytes + at + sizeof(head) + body_size, bytes, length);
     client->out.header.size += (uint32_t)padded;
+    return 0;
+}
+
+/* --- vector registers: an XSAVE area in the standard format (SDM vol. 1, 13.4) --------- */
+
+/* Offsets that CPUID leaf 0DH tells, sub-leaves 2, 5, 6 and 7, in EBX; 0 for what the vCPU has not. */
+struct mmiod_xsave {
+    uint32_t avx;
+    uint32_t opmask;
+    uint32_t zmm_hi256;
+    uint32_t hi16_zmm;
+};
+
+/* Registers that no XSAVE area has, for NEED_REGISTERS: IA32_PASID and DR0-3. */
+struct mmiod_others {
+    uint64_t pasid;
+    uint64_t dr[4];
+};
+
+/* Component `bit` of `area`, made zeros if XSTATE_BV says that it is in its initial configuration. */
+static inline uint8_t *mmiod_component(uint8_t *area, unsigned int bit, uint32_t offset, uint32_t size)
+{
+    uint64_t present;
+
+    memcpy(&present, area + 512, sizeof(present));
+    if (!(present >> bit & 1)) {
+        memset(area + offset, 0, size);
+        present |= (uint64_t)1 << bit;
+        memcpy(area + 512, &present, sizeof(present));
+    }
+    return area + offset;
+}
+
+/* The part of component 0 that lies before MXCSR, with FCW 037FH if it is in its initial configuration. */
+static inline uint8_t *mmiod_x87(uint8_t *area)
+{
+    if (!(area[512] & 1)) {
+        memset(area + 32, 0, 128);
+        mmiod_component(area, 0, 0, 24)[0] = 0x7f;
+        area[1] = 3;
+    }
+    return area;
+}
+
+/*
+ * Answers NEED_REGISTERS: supplies the sets that `in` asks for, from `area`, where components in
+ * their initial configuration are filled in, and from `others`.  For KVM: KVM_GET_XSAVE and
+ * KVM_GET_DEBUGREGS, this, and after DONE mmiod_apply_registers and KVM_SET_XSAVE.
+ */
+static inline int mmiod_supply_registers(struct mmiod_client *client, uint8_t *area,
+                                         const struct mmiod_xsave *at, const struct mmiod_others *others)
+{
+    struct mmiod_supplement_registers head = {client->in.need_registers.registers, 0};
+    uint8_t bytes[160 + 256 + 256 + 1600 + sizeof(*others)];
+    size_t length = 0;
+
+    memset(bytes, 0, sizeof(bytes));
+    if (head.registers & MMIOD_REGISTER_SET_X87) {
+        memcpy(bytes, mmiod_x87(area), 160);
+        length += 160;
+    }
+    if (head.registers & MMIOD_REGISTER_SET_SSE) {
+        memcpy(bytes + length, mmiod_component(area, 1, 160, 256), 256);
+        length += 256;
+    }
+    if (head.registers & MMIOD_REGISTER_SET_AVX) {
+        if (at->avx)
+            memcpy(bytes + length, mmiod_component(area, 2, at->avx, 256), 256);
+        length += 256;
+    }
+    if (head.registers & MMIOD_REGISTER_SET_AVX512) {
+        if (at->hi16_zmm) {
+            memcpy(bytes + length, mmiod_component(area, 5, at->opmask, 64), 64);
+            memcpy(bytes + length + 64, mmiod_component(area, 6, at->zmm_hi256, 512), 512);
+            memcpy(bytes + length + 576, mmiod_component(area, 7, at->hi16_zmm, 1024), 1024);
+        }
+        length += 1600;
+    }
+    if (head.registers & MMIOD_REGISTER_SET_PASID) {
+        memcpy(bytes + length, &others->pasid, sizeof(others->pasid));
+        length += sizeof(others->pasid);
+    }
+    if (head.registers & MMIOD_REGISTER_SET_DEBUG) {
+        memcpy(bytes + length, others->dr, sizeof(others->dr));
+        length += sizeof(others->dr);
+    }
+    return mmiod_supply(client, MMIOD_SUPPLEMENT_KIND_REGISTERS, &head, sizeof(head), bytes, length);
+}
+
+/* Writes `size` bytes of zmm `number`: 16, the rest stays, or 64. */
+static inline void mmiod_put_vector(uint8_t *area, const struct mmiod_xsave *at, uint16_t number,
+                                    const uint8_t *data, size_t size)
+{
+    if (number >= 16) {
+        if (at->hi16_zmm)
+            memcpy(mmiod_component(area, 7, at->hi16_zmm, 1024) + 64 * (number - 16), data, size);
+        return;
+    }
+    memcpy(mmiod_component(area, 1, 160, 256) + 16 * number, data, 16);
+    if (size == 64 && at->avx)
+        memcpy(mmiod_component(area, 2, at->avx, 256) + 16 * number, data + 16, 16);
+    if (size == 64 && at->zmm_hi256)
+        memcpy(mmiod_component(area, 6, at->zmm_hi256, 512) + 32 * number, data + 32, 32);
+}
+
+/* Writes the vector registers that DONE changed to `area`; the rest of DONE is for mmiod_apply. */
+static inline void mmiod_apply_registers(uint8_t *area, const struct mmiod_xsave *at,
+                                         const union mmiod_message *message)
+{
+    const struct mmiod_supplement *item = NULL;
+
+    while ((item = mmiod_supplement_after(message, item))) {
+        const struct mmiod_supplement_vector *vector = (const struct mmiod_supplement_vector *)(item + 1);
+        const uint8_t *data = (const uint8_t *)(vector + 1);
+
+        if (item->kind != MMIOD_SUPPLEMENT_KIND_VECTOR)
+            continue;
+        if (vector->file == MMIOD_REGISTER_FILE_XMM || vector->file == MMIOD_REGISTER_FILE_ZMM)
+            mmiod_put_vector(area, at, vector->number, data, item->length - sizeof(*item) - sizeof(*vector));
+        if (vector->file == MMIOD_REGISTER_FILE_K && at->opmask)
+            memcpy(mmiod_component(area, 5, at->opmask, 64) + 8 * vector->number, data, 8);
+        if (vector->file == MMIOD_REGISTER_FILE_FX) {
+            memcpy(mmiod_x87(area), data, 24);
+            memcpy(area + 32, data + 32, 128);
+        }
+    }
+}
+
+/* --- exits of a source: hello.source says whose structures they are ------------------- */
+
+/*
+ * Begins an exit with such a structure; then call mmiod_exchange.  When that gives NEED_*,
+ * add what is asked for with mmiod_supply and call it again.
+ */
+static inline int mmiod_source(struct mmiod_client *client, const void *body, size_t length)
+{
+    union mmiod_message *out = mmiod_begin(client, MMIOD_MSG_EXIT_SOURCE);
+    size_t padded = (length + 7) & ~(size_t)7;
+
+    if (!out)
+        return -EBUSY;
+    if (length > sizeof(*out) || padded > sizeof(*out) - sizeof(out->exit_source))
+        return -EMSGSIZE;
+    out->exit_source.length = (uint32_t)length;
+    memset(out->bytes + sizeof(out->exit_source), 0, padded);
+    memcpy(out->bytes + sizeof(out->exit_source), body, length);
+    out->header.size += (uint32_t)padded;
+    return 0;
+}
+
+/* Takes the structure out of REPLY: -EPROTO if `in` is another completion. */
+static inline int mmiod_reply(const struct mmiod_client *client, void *body, size_t length)
+{
+    const struct mmiod_msg_reply *reply = &client->in.reply;
+
+    if (reply->header.type != MMIOD_MSG_REPLY || reply->length != length ||
+        reply->header.size < sizeof(*reply) + length)
+        return -EPROTO;
+    memcpy(body, client->in.bytes + sizeof(*reply), length);
     return 0;
 }
 

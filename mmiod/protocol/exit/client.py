@@ -21,6 +21,7 @@ from mmiod.protocol.exit.codec import ERROR, UNKNOWN_TYPE, frame, pack
 from mmiod.protocol.exit.completions import Completed
 from mmiod.protocol.exit.exits import PostedWrite, encode_exit, encode_posted
 from mmiod.protocol.exit.readers import read_framed
+from mmiod.protocol.exit.sourced import SourceExit, encode_source
 from mmiod.protocol.exit.table import NUMBERS, VERSION
 from mmiod.values import Access, Exit
 
@@ -58,6 +59,8 @@ class Client:
     physical_bits: int = 52
     shared_mask: int = 0
     deadline_ns: int = 0
+    source: int = 0
+    """Whose structures its `SourceExit`s bring: a number of `enum source`."""
     token: bytes = NEW_SESSION
     capabilities: int = 0
     _states: list[_Vcpu] = field(init=False)
@@ -82,6 +85,7 @@ class Client:
             token=self.token,
             shared_mask=self.shared_mask,
             deadline_ns=self.deadline_ns,
+            source=self.source,
             bitness=self.bitness,
             physical_bits=self.physical_bits,
             vm=self.vm,
@@ -95,12 +99,15 @@ class Client:
 
     # --- exits -----------------------------------------------------------------------
 
-    def exit(self, exit_: Exit, guest_ns: int = 0) -> bytes:
+    def exit(self, exit_: Exit | SourceExit, guest_ns: int = 0) -> bytes:
         """The bytes of an exit, which gets its vCPU's next sequence number."""
         state = self._states[exit_.vcpu]
         assert not state.pending, f"vCPU {exit_.vcpu} has exit {state.sequence} outstanding"
         exit_.sequence = state.sequence + 1
-        state.pending = encode_exit(exit_, guest_ns)
+        if isinstance(exit_, SourceExit):
+            state.pending = encode_source(exit_, guest_ns)
+        else:
+            state.pending = encode_exit(exit_, guest_ns)
         state.sequence += 1
         return state.pending
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from mmiod.errors import ProtocolError
 from mmiod.protocol.exit import supplements
 from mmiod.protocol.exit.codec import BY_NAME, UNKNOWN_TYPE, Form, check, check_tail, finish, frame
 from mmiod.protocol.exit.exits import INLINE, MAX_CODE, MAX_ELEMENTS, elements, split_elements
+from mmiod.protocol.exit.sourced import Reply, parse_reply, reply_tail
 from mmiod.protocol.exit.table import NUMBERS
 from mmiod.values import (
     Completion,
@@ -36,15 +37,20 @@ from mmiod.values import (
 NO_DEADLINE: Final = (1 << 64) - 1
 """`deadline_ns` of a completion while no timer is armed."""
 
+SHADOW: Final = NUMBERS["done_flag"]["SHADOW"]
 ERROR_CODE: Final = NUMBERS["fault_flag"]["ERROR_CODE"]
 CR2: Final = NUMBERS["fault_flag"]["CR2"]
 DELTA: Final = NUMBERS["fault_flag"]["DELTA"]
+DEBUG: Final = 0x400F
+"""The bits of DR6 that tell of an instruction: B0-B3 and BS."""
 GPRS: Final = 16
 _UNCHANGED: Final[tuple[int, ...]] = (0,) * (GPRS + 3)
 """gpr, rip, rflags and changed of a fault without a delta."""
 _ALL_SETS: Final = (1 << len(RegisterSet)) - 1
 _REFUSALS: Final = frozenset(Refusal)
 
+Answer = Completion | Reply
+"""What an exit is answered by."""
 Body = tuple[int, bytes, tuple[int | bytes, ...]]
 """Flags, tail and the fields behind the common ones."""
 
@@ -55,7 +61,7 @@ class Completed:
 
     vcpu: int
     sequence: int
-    completion: Completion
+    completion: Answer
     interrupt: bool
     """An interrupt is pending for this vCPU."""
     posted: int
@@ -66,7 +72,7 @@ class Completed:
 
 
 def encode_completion(
-    completion: Completion,
+    completion: Answer,
     *,
     vcpu: int,
     sequence: int,
@@ -120,7 +126,8 @@ def _registers(delta: Delta) -> tuple[int, ...]:
 
 
 def _encode_done(done: Done) -> Body:
-    return 0, supplements.pack_writes(done.delta.memory), _registers(done.delta)
+    flags = SHADOW if done.delta.shadow else 0
+    return flags, supplements.pack_delta(done.delta), (*_registers(done.delta), done.delta.debug)
 
 
 def _encode_fault(fault: Fault) -> Body:
@@ -131,11 +138,11 @@ def _encode_fault(fault: Fault) -> Body:
         flags |= CR2
     if fault.delta is not None:
         flags |= DELTA
-        tail, registers = supplements.pack_writes(fault.delta.memory), _registers(fault.delta)
+        tail, registers = supplements.pack_delta(fault.delta), _registers(fault.delta)
     return flags, tail, (*registers, fault.vector, fault.error_code or 0, fault.cr2 or 0)
 
 
-_ENCODERS: Final[dict[type[Completion], tuple[Form, Callable[..., Body]]]] = {
+_ENCODERS: Final[dict[type[Answer], tuple[Form, Callable[..., Body]]]] = {
     Values: (BY_NAME["VALUES"], _encode_values),
     Done: (BY_NAME["DONE"], _encode_done),
     Fault: (BY_NAME["FAULT"], _encode_fault),
@@ -147,6 +154,7 @@ _ENCODERS: Final[dict[type[Completion], tuple[Form, Callable[..., Body]]]] = {
     Unsupported: (BY_NAME["UNSUPPORTED"], lambda no: (0, b"", (no.code, len(no.code)))),
     Refused: (BY_NAME["REFUSED"], lambda no: (0, b"", (no.reason,))),
     Forward: (BY_NAME["FORWARD"], lambda _: (0, b"", ())),
+    Reply: (BY_NAME["REPLY"], lambda reply: (0, reply_tail(reply), (len(reply.body),))),
 }
 
 
@@ -166,11 +174,13 @@ def _delta(form: Form, data: bytes, fields: list[int]) -> Delta:
     for number, value in enumerate(gpr):
         check(changed >> number & 1 or not value, f"{form.name}.gpr[{number}]", value, "it has not changed")
     registers = {number: gpr[number] for number in range(GPRS) if changed >> number & 1}
-    return Delta(rip, rflags, registers, supplements.parse_writes(data[form.struct.size :]))
+    return supplements.parse_delta(Delta(rip, rflags, registers), data[form.struct.size :])
 
 
-def _decode_done(form: Form, data: bytes, _flags: int, fields: list[int]) -> Done:
-    return Done(_delta(form, data, fields))
+def _decode_done(form: Form, data: bytes, flags: int, fields: list[int]) -> Done:
+    delta = _delta(form, data, fields)
+    check(not fields[-1] & ~DEBUG, "done.debug", fields[-1], "bits 3:0 and 14")
+    return Done(evolve(delta, debug=fields[-1], shadow=bool(flags & SHADOW)))
 
 
 def _decode_fault(form: Form, data: bytes, flags: int, fields: list[int]) -> Fault:
@@ -229,7 +239,11 @@ def _decode_refused(_form: Form, _data: bytes, _flags: int, fields: list[int]) -
     return Refused(Refusal(reason))
 
 
-_DECODERS: Final[dict[str, Callable[..., Completion]]] = {
+def _decode_reply(form: Form, data: bytes, _flags: int, fields: list[int]) -> Reply:
+    return parse_reply(form, data, fields[0])
+
+
+_DECODERS: Final[dict[str, Callable[..., Answer]]] = {
     "VALUES": _decode_values,
     "DONE": _decode_done,
     "FAULT": _decode_fault,
@@ -241,5 +255,6 @@ _DECODERS: Final[dict[str, Callable[..., Completion]]] = {
     "UNSUPPORTED": _decode_unsupported,
     "REFUSED": _decode_refused,
     "FORWARD": lambda *_: Forward(),
+    "REPLY": _decode_reply,
 }
 DECODERS: Final = {BY_NAME[name].type: decode for name, decode in _DECODERS.items()}

@@ -15,6 +15,7 @@ from attrs import field, frozen
 
 from mmiod.protocol.exit.completions import Completed
 from mmiod.protocol.exit.exits import PostedWrite
+from mmiod.protocol.exit.sourced import SourceExit
 from mmiod.values import Exit
 
 WHOLE_MACHINE: Final = 0xFFFF_FFFF
@@ -32,7 +33,7 @@ def _vcpu_or_machine(vcpu: int | None) -> int | None:
 class Arrived:
     """An exit; `body` is its datagram, which tells a resend from another exit."""
 
-    exit: Exit
+    exit: Exit | SourceExit
     guest_ns: int
     body: bytes
 

@@ -5,7 +5,7 @@ Specification: docs/protocol.md, "Exits".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from attrs import frozen
@@ -45,6 +45,7 @@ POSTED_SIZES: Final = frozenset({1, 2, 4, 8})
 MAX_ELEMENTS: Final = MAX_MESSAGE - max(DECODED.struct.size, BY_NAME["VALUES"].struct.size)
 """Bytes that the elements of one decoded exit may have, in either direction."""
 MAX_CODE: Final = 15
+MSR_SIZE: Final = 8
 INLINE: Final = 8
 """Bytes of elements that travel in `value`; more go behind the message."""
 
@@ -102,6 +103,9 @@ def _decode_decoded(data: bytes, _flags: int) -> tuple[Exit, int]:
     check(direction < len(DIRECTIONS), "exit_decoded.direction", direction, "0 reads, 1 writes")
     check(size in SIZES, "exit_decoded.size", size, "an element has 1, 2, 4, 8, 16, 32 or 64 bytes")
     check(1 <= count <= MAX_ELEMENTS // size, "exit_decoded.count", count, f"1..{MAX_ELEMENTS // size}")
+    if place is Space.MSR:
+        check(size == MSR_SIZE, "exit_decoded.size", size, f"an MSR has {MSR_SIZE} bytes")
+        check(count == 1, "exit_decoded.count", count, "MSRs are accessed one by one")
     check(-1 <= stride <= 1, "exit_decoded.stride", stride, "-1, 0 or 1")
     written = count * size if direction else 0
     check_tail(DECODED, len(data), written if written > INLINE else 0)
@@ -141,16 +145,18 @@ def _encode_decoded(exit_: DecodedExit, guest_ns: int) -> bytes:
 
 # --- raw -----------------------------------------------------------------------------
 
-_GPR = slice(12, 28)
-_SYSTEM = 28
+_VCPU = 12
+"""Where struct vcpu begins in EXIT_RAW; what follows counts from there."""
+_GPR = slice(0, 16)
+_SYSTEM = 16
 """rip rflags cr0 cr2 cr3 cr4 efer xcr0 dr6 dr7"""
-_SEGMENTS = 38
+_SEGMENTS = 26
 """Ten segments of four values: es cs ss ds fs gs, tr ldtr gdtr idtr."""
 
 
 def _decode_raw(data: bytes, flags: int) -> tuple[Exit, int]:
     fields = RAW.struct.unpack_from(data)
-    vcpu, sequence, guest_ns, gpa, gva, intent, code_length, cpl, code = fields[3:12]
+    vcpu, sequence, guest_ns, gpa, gva, intent, code_length, cpl, code = fields[3:_VCPU]
     _check_sequence(RAW, sequence)
     check(flags & GPA or not gpa, "exit_raw.gpa", gpa, "it is zero without flag GPA")
     check(flags & GVA or not gva, "exit_raw.gva", gva, "it is zero without flag GVA")
@@ -158,22 +164,25 @@ def _decode_raw(data: bytes, flags: int) -> tuple[Exit, int]:
     check(intent < len(supplements.INTENTS), "exit_raw.intent", intent, "0 read, 1 write, 2 execute")
     check(code_length <= MAX_CODE, "exit_raw.code_length", code_length, f"at most {MAX_CODE}")
     check(cpl <= 3, "exit_raw.cpl", cpl, "0..3")
-    translations, memory = supplements.parse_exit(data[RAW.struct.size :])
+    supplied = supplements.parse_exit(data[RAW.struct.size :])
+    state = vcpu_state(fields[_VCPU:], cpl)
+    state.vectors = supplied.vectors
     return RawExit(
         vcpu=vcpu,
         sequence=sequence,
-        state=_state(fields, cpl),
+        state=state,
         code=code[:code_length],
         gpa=gpa if flags & GPA else None,
         gva=gva if flags & GVA else None,
         intent=supplements.INTENTS[intent] if flags & INTENT else None,
         event_delivery=bool(flags & EVENT_DELIVERY),
-        translations=translations,
-        memory=memory,
+        translations=supplied.translations,
+        memory=supplied.memory,
     ), guest_ns
 
 
-def _state(fields: tuple[int, ...], cpl: int) -> VcpuState:
+def vcpu_state(fields: Sequence[int], cpl: int) -> VcpuState:
+    """The state that the values of struct vcpu tell, in wire order."""
     rip, rflags, cr0, cr2, cr3, cr4, efer, xcr0, dr6, dr7 = fields[_SYSTEM:_SEGMENTS]
     *segments, tr, ldtr, gdtr, idtr = (
         Segment(*fields[at : at + 4]) for at in range(_SEGMENTS, len(fields), 4)
@@ -188,14 +197,20 @@ def _state(fields: tuple[int, ...], cpl: int) -> VcpuState:
 def _encode_raw(exit_: RawExit, guest_ns: int) -> bytes:
     if len(exit_.code) > MAX_CODE:
         raise ValueError(f"{len(exit_.code)} instruction bytes, at most {MAX_CODE}")
-    state = exit_.state
-    segments = (*state.segments, state.tr, state.ldtr, state.gdtr, state.idtr)
     tail = supplements.pack_translations(exit_.translations) + supplements.pack_writes(exit_.memory)
+    tail += supplements.pack_registers(exit_.state.vectors)
     return finish(
         RAW, _raw_flags(exit_), tail,
         exit_.vcpu, exit_.sequence, guest_ns, exit_.gpa or 0, exit_.gva or 0,
-        exit_.intent or 0, len(exit_.code), state.cpl, exit_.code, *state.gpr,
-        state.rip, state.rflags, state.cr0, state.cr2, state.cr3, state.cr4,
+        exit_.intent or 0, len(exit_.code), exit_.state.cpl, exit_.code, *vcpu_fields(exit_.state),
+    )  # fmt: skip
+
+
+def vcpu_fields(state: VcpuState) -> tuple[int, ...]:
+    """The values of struct vcpu, in wire order."""
+    segments = (*state.segments, state.tr, state.ldtr, state.gdtr, state.idtr)
+    return (
+        *state.gpr, state.rip, state.rflags, state.cr0, state.cr2, state.cr3, state.cr4,
         state.efer, state.xcr0, state.dr6, state.dr7,
         *(part for s in segments for part in (s.base, s.limit, s.selector, s.attributes)),
     )  # fmt: skip

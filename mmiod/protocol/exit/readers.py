@@ -14,7 +14,7 @@ from typing import Final
 from attrs import fields_dict
 
 from mmiod.errors import ProtocolError
-from mmiod.protocol.exit import completions, events, exits
+from mmiod.protocol.exit import completions, events, exits, sourced
 from mmiod.protocol.exit.codec import BY_NAME, MALFORMED, Form, Message, check, frame, structure, text, unpack
 from mmiod.protocol.exit.table import LAYOUTS, NUMBERS, Numbers
 from mmiod.values import Space
@@ -73,6 +73,11 @@ def read_framed(data: bytes, form: Form, flags: int) -> Event:
 
 def _exit(data: bytes, form: Form, flags: int) -> events.Arrived:
     exit_, guest_ns = exits.DECODERS[form.type](data, flags)
+    return events.Arrived(exit_, guest_ns, data)
+
+
+def _source(data: bytes, _form: Form, flags: int) -> events.Arrived:
+    exit_, guest_ns = sourced.decode_source(data, flags)
     return events.Arrived(exit_, guest_ns, data)
 
 
@@ -188,9 +193,14 @@ CONTROL: Final[dict[str, type[Event]]] = {
     "QUERY_CLAIMS": events.QueryClaims,
     "SHARE": events.Share,
 }
+_DIRECT: Final[dict[int, Reader]] = {
+    sourced.SOURCE.type: _source,
+    BY_NAME["POSTED"].type: _posted,
+    BY_NAME["CLAIMS"].type: _claims,
+}
 READERS: Final[dict[int, Reader]] = (
     dict.fromkeys(exits.DECODERS, _exit)
     | dict.fromkeys(completions.DECODERS, _completion)
-    | {BY_NAME["POSTED"].type: _posted, BY_NAME["CLAIMS"].type: _claims}
+    | _DIRECT
     | {BY_NAME[name].type: _control(name) for name in CONTROL}
 )

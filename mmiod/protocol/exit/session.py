@@ -20,7 +20,9 @@ from mmiod.errors import ProtocolError
 from mmiod.protocol.exit import events, exits, replies
 from mmiod.protocol.exit.codec import BY_NAME, ERROR, UNKNOWN_TYPE, Form, frame, pack, subject_of
 from mmiod.protocol.exit.readers import read_framed
+from mmiod.protocol.exit.sourced import SourceExit
 from mmiod.protocol.exit.table import MAX_MESSAGE, MESSAGES, NUMBERS, VERSION
+from mmiod.values import Exit, RawExit, VectorState
 
 CAPABILITY: Final = NUMBERS["capability"]
 
@@ -40,7 +42,8 @@ def _types(*names: str) -> frozenset[int]:
 
 
 _TO_DAEMON: Final = frozenset(type_ for type_, layout in MESSAGES.items() if layout.to_daemon)
-_EXITS: Final = frozenset(exits.DECODERS) | _types("POSTED")
+_EXITS: Final = frozenset(exits.DECODERS) | _types("EXIT_SOURCE", "POSTED")
+SOURCES: Final = frozenset(number for _, number, _ in NUMBERS["source"].members)
 
 ACCEPTS: Final = {
     State.EXPECT_HELLO: _types("HELLO"),
@@ -135,6 +138,9 @@ class Session:
         if needed and not self.grants(needed):
             reason = f"{form.layout.name} needs capability {needed}"
             raise ProtocolError(ERROR["CAPABILITY"], "header.type", form.type, reason)
+        if form is BY_NAME["EXIT_SOURCE"] and self.hello is not None and not self.hello.source:
+            reason = "EXIT_SOURCE needs a HELLO that names its source"
+            raise ProtocolError(ERROR["STATE"], "header.type", form.type, reason)
         if form is BY_NAME["MAP"] and flags & NO_DESCRIPTOR and not self.grants("MEMORY_MESSAGES"):
             reason = "NO_DESCRIPTOR needs capability MEMORY_MESSAGES"
             raise ProtocolError(ERROR["CAPABILITY"], "header.flags", flags, reason)
@@ -149,6 +155,7 @@ class Session:
     def _check_vcpu(self, event: events.ToDaemon, form: Form) -> None:
         if isinstance(event, events.Arrived):
             name, vcpu = "exit.vcpu", event.exit.vcpu
+            self._check_registers(event.exit)
         elif isinstance(event, exits.PostedWrite):
             name, vcpu = "exit.vcpu", event.vcpu
         elif isinstance(event, events.Reset) and event.vcpu is not None:
@@ -158,6 +165,12 @@ class Session:
         if vcpu >= self._vcpus:
             reason = f"the session has {self._vcpus} vCPUs"
             raise ProtocolError(ERROR["RANGE"], f"{form.name}.{name}", vcpu, reason)
+
+    def _check_registers(self, exit_: Exit | SourceExit) -> None:
+        if _vectors(exit_) and not self.grants("VECTORS"):
+            kind = NUMBERS["supplement_kind"]["REGISTERS"]
+            reason = "a register supplement needs capability VECTORS"
+            raise ProtocolError(ERROR["CAPABILITY"], "supplement.kind", kind, reason)
 
     @property
     def _vcpus(self) -> int:
@@ -188,12 +201,7 @@ class Session:
             (hello.version_min <= VERSION, "VERSION", "version_min", spoken),
             (hello.version_max >= VERSION, "VERSION", "version_max", spoken),
             (hello.vcpus <= most, "LIMIT", "vcpus", f"at most {most}"),
-            (
-                hello.source == 0,
-                "UNAVAILABLE",
-                "source",
-                "this daemon reads the protocol's own structures",
-            ),
+            (hello.source in SOURCES, "UNAVAILABLE", "source", "a number of enum source"),
         )
 
     def welcome(self, token: bytes, *, continued: bool = False) -> bytes:
@@ -220,6 +228,12 @@ class Session:
         if error.fatal:
             self.state = State.CLOSED
         return replies.error(error)
+
+
+def _vectors(exit_: Exit | SourceExit) -> VectorState | None:
+    if isinstance(exit_, SourceExit):
+        return exit_.supplied.vectors
+    return exit_.state.vectors if isinstance(exit_, RawExit) else None
 
 
 def _names(capabilities: int) -> str:

@@ -1,8 +1,8 @@
 """Supplements: the items in the tail of EXIT_RAW, DONE and FAULT.
 
 Each is a `supplement` head and a body, padded with zeros to 8 bytes.  EXIT_RAW carries
-what a need-translation or need-memory asked for; DONE and FAULT carry the writes to
-RAM that only the hypervisor reaches.
+what a need-translation, need-memory or need-registers asked for; DONE and FAULT carry
+the writes to RAM that only the hypervisor reaches, and segment and vector registers that changed.
 
 Specification: docs/protocol.md, "Supplements".
 """
@@ -12,16 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from attrs import define, field
+
 from mmiod.errors import ProtocolError
-from mmiod.protocol.exit.codec import ERROR, MALFORMED, check, structure
+from mmiod.protocol.exit import vectors
+from mmiod.protocol.exit.codec import MALFORMED, check, structure
 from mmiod.protocol.exit.table import LAYOUTS, NUMBERS
-from mmiod.values import Intent
+from mmiod.values import GS, Delta, Intent, Segment, VectorDelta, VectorState
 
 KIND: Final = NUMBERS["supplement_kind"]
 TRANSLATION: Final = KIND["TRANSLATION"]
 MEMORY: Final = KIND["MEMORY"]
+REGISTERS: Final = KIND["REGISTERS"]
+VECTOR: Final = KIND["VECTOR"]
+SEGMENT: Final = KIND["SEGMENT"]
+OF_SOURCES: Final = frozenset({KIND["CODE"], KIND["VCPU"]})
 KINDS: Final = frozenset(number for _, number, _ in KIND.members)
-CAPABILITY: Final = ERROR["CAPABILITY"]
 
 INTENTS: Final = tuple(Intent)
 PAGE_OFFSET: Final = 0xFFF
@@ -30,10 +36,20 @@ LAST: Final = (1 << 64) - 1
 _HEAD: Final = structure("supplement")
 _TRANSLATION: Final = structure("supplement_translation")
 _MEMORY: Final = structure("supplement_memory")
+_SEGMENT: Final = structure("supplement_segment")
 _HEAD_RESERVED: Final = next(m for m in LAYOUTS["supplement"].members if m.name == "reserved")
 _TRANSLATION_RESERVED: Final = next(
     m for m in LAYOUTS["supplement_translation"].members if m.name == "reserved"
 )
+
+
+@define
+class Supplied:
+    """What the supplements of an EXIT_RAW bring along."""
+
+    translations: dict[tuple[int, Intent], int] = field(factory=dict)
+    memory: list[tuple[int, bytes]] = field(factory=list)
+    vectors: VectorState | None = None
 
 
 def parse(tail: bytes) -> Iterator[tuple[int, bytes]]:
@@ -50,47 +66,52 @@ def parse(tail: bytes) -> Iterator[tuple[int, bytes]]:
         padded = -(-length // 8) * 8
         check(_HEAD.size <= length and padded <= left, "supplement.length", length, f"{left} bytes are left")
         check(kind in KINDS, "supplement.kind", kind, "no such supplement")
-        _check_zero(tail, at + _HEAD_RESERVED.offset, _HEAD_RESERVED.size, "supplement.reserved")
-        _check_zero(tail, at + length, padded - length, "supplement padding")
+        check_zero(tail, at + _HEAD_RESERVED.offset, _HEAD_RESERVED.size, "supplement.reserved")
+        check_zero(tail, at + length, padded - length, "supplement padding")
         yield kind, tail[at + _HEAD.size : at + length]
         at += padded
 
 
-def _check_zero(data: bytes, start: int, size: int, name: str) -> None:
+def check_zero(data: bytes, start: int, size: int, name: str) -> None:
+    """Padding and reserved fields are zero."""
     value = int.from_bytes(data[start : start + size], "little")
     if value:
         raise ProtocolError(MALFORMED, name, value, "a reserved field is zero")
 
 
-def parse_exit(tail: bytes) -> tuple[dict[tuple[int, Intent], int], list[tuple[int, bytes]]]:
-    """The translations and the memory that an EXIT_RAW brings along."""
-    translations: dict[tuple[int, Intent], int] = {}
-    memory: list[tuple[int, bytes]] = []
+def parse_exit(tail: bytes) -> Supplied:
+    """What an EXIT_RAW brings along."""
+    supplied = Supplied()
     for kind, body in parse(tail):
         if kind == TRANSLATION:
             key, gpa = _translation(body)
-            check(key not in translations, "supplement_translation.gva", key[0], "it is translated twice")
-            translations[key] = gpa
+            known = key in supplied.translations
+            check(not known, "supplement_translation.gva", key[0], "it is translated twice")
+            supplied.translations[key] = gpa
         elif kind == MEMORY:
-            memory.append(_memory(body))
+            supplied.memory.append(_memory(body))
         else:
-            raise _no_registers(kind)
-    return translations, memory
+            check(kind not in OF_SOURCES, "supplement.kind", kind, "it belongs to EXIT_SOURCE")
+            check(kind == REGISTERS, "supplement.kind", kind, "it belongs to a completion")
+            check(not supplied.vectors, "supplement.kind", kind, "registers are supplied once")
+            supplied.vectors = vectors.parse_state(body)
+    return supplied
 
 
-def parse_writes(tail: bytes) -> list[tuple[int, bytes]]:
-    """The writes to guest RAM that a DONE or FAULT asks for, in order."""
-    writes = []
+def parse_delta(delta: Delta, tail: bytes) -> Delta:
+    """Add to `delta` what the supplements of a DONE or FAULT tell, in order."""
     for kind, body in parse(tail):
-        check(kind != TRANSLATION, "supplement.kind", kind, "a completion translates nothing")
-        if kind != MEMORY:
-            raise _no_registers(kind)
-        writes.append(_memory(body))
-    return writes
-
-
-def _no_registers(kind: int) -> ProtocolError:
-    return ProtocolError(CAPABILITY, "supplement.kind", kind, "register supplements need capability VECTORS")
+        if kind == MEMORY:
+            delta.memory.append(_memory(body))
+        elif kind == SEGMENT:
+            number, segment = _segment(body)
+            check(number not in delta.segments, "supplement_segment.number", number, "it is loaded twice")
+            delta.segments = {**delta.segments, number: segment}
+        else:
+            check(kind == VECTOR, "supplement.kind", kind, "it belongs to an exit")
+            delta.vectors = delta.vectors or VectorDelta()
+            vectors.add_change(delta.vectors, body)
+    return delta
 
 
 def _translation(body: bytes) -> tuple[tuple[int, Intent], int]:
@@ -102,7 +123,7 @@ def _translation(body: bytes) -> tuple[tuple[int, Intent], int]:
         f"a translation has {_TRANSLATION.size} + 8",
     )
     gva, gpa, intent = _TRANSLATION.unpack(body)
-    _check_zero(
+    check_zero(
         body, _TRANSLATION_RESERVED.offset, _TRANSLATION_RESERVED.size, "supplement_translation.reserved"
     )
     check(intent < len(INTENTS), "supplement_translation.intent", intent, "0 read, 1 write, 2 execute")
@@ -119,18 +140,53 @@ def _memory(body: bytes) -> tuple[int, bytes]:
     return gpa, body[_MEMORY.size :]
 
 
-def _item(kind: int, body: bytes) -> bytes:
+def _segment(body: bytes) -> tuple[int, Segment]:
+    size = _SEGMENT.size
+    check(len(body) == size, "supplement.length", len(body) + _HEAD.size, f"a segment has {size} + 8")
+    number, *parts = _SEGMENT.unpack(body)
+    check(number <= GS, "supplement_segment.number", number, f"segments are 0..{GS}")
+    check_zero(body, 4, 4, "supplement_segment.reserved")
+    return number, Segment(*parts)
+
+
+def pack_item(kind: int, body: bytes) -> bytes:
+    """One supplement, padded."""
     length = _HEAD.size + len(body)
     return _HEAD.pack(kind, length) + body + bytes(-length % 8)
 
 
 def pack_writes(memory: Iterable[tuple[int, bytes]]) -> bytes:
     """Memory supplements for (gpa, bytes) pairs."""
-    return b"".join(_item(MEMORY, _MEMORY.pack(gpa) + data) for gpa, data in memory)
+    return b"".join(pack_item(MEMORY, _MEMORY.pack(gpa) + data) for gpa, data in memory)
+
+
+def pack_delta(delta: Delta) -> bytes:
+    """The supplements of a DONE or FAULT with this delta."""
+    tail = pack_writes(delta.memory)
+    for number, one in delta.segments.items():
+        tail += pack_item(SEGMENT, _SEGMENT.pack(number, one.base, one.limit, one.selector, one.attributes))
+    if delta.vectors:
+        tail += b"".join(pack_item(VECTOR, body) for body in vectors.pack_delta(delta.vectors))
+    return tail
+
+
+def pack_registers(state: VectorState | None) -> bytes:
+    """The register supplement of an exit, if registers are supplied."""
+    return pack_item(REGISTERS, vectors.pack_state(state)) if state else b""
+
+
+def pack_exit(supplied: Supplied) -> bytes:
+    """The supplements of an exit that brings these along."""
+    return (
+        pack_translations(supplied.translations)
+        + pack_writes(supplied.memory)
+        + pack_registers(supplied.vectors)
+    )
 
 
 def pack_translations(translations: Mapping[tuple[int, Intent], int]) -> bytes:
     """Translation supplements for {(gva page, intent): gpa page}."""
     return b"".join(
-        _item(TRANSLATION, _TRANSLATION.pack(gva, gpa, intent)) for (gva, intent), gpa in translations.items()
+        pack_item(TRANSLATION, _TRANSLATION.pack(gva, gpa, intent))
+        for (gva, intent), gpa in translations.items()
     )

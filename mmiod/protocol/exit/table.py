@@ -64,7 +64,7 @@ struct completion           # begins the body of every completion
     u64 guest_ns            # guest time after the exit; a halt may have moved it on
     u64 deadline_ns         # guest time of the next timer, all ones if none is armed
 
-struct supplement           # an item in the tail of EXIT_RAW, DONE and FAULT, 8-byte aligned
+struct supplement           # an item in the tail of exits and completions, 8-byte aligned
     u16 kind
     u16 reserved
     u32 length              # bytes, this head included, the padding to 8 not
@@ -78,9 +78,24 @@ struct supplement_translation
 struct supplement_memory    # the bytes follow
     u64 gpa
 
-struct supplement_registers # an XSAVE image in the standard form follows
-    u32 registers
+struct supplement_vcpu      # the registers that a source's structure lacks
+    u32 cpl
     u32 reserved
+    vcpu vcpu
+
+struct supplement_registers # to the daemon; register_set tells the bytes of each set, which follow in order
+    u32 registers           # bits of register_set
+    u32 reserved
+
+struct supplement_vector    # to the client: a register that changed, in a DONE; its bytes follow
+    u16 file                # a register_file
+    u16 number
+    u32 reserved
+
+struct supplement_segment   # to the client: a segment register that was loaded, in a DONE
+    u32 number              # es 0, cs 1, ss 2, ds 3, fs 4, gs 5
+    u32 reserved
+    segment segment
 
 struct claim
     u64 base
@@ -100,7 +115,7 @@ message HELLO 1 to-daemon   # first on every connection
     u8 token[16]            # zero for a new session; WELCOME's to go on with one
     u64 shared_mask         # address bits that mean "shared" or "encrypted", not address
     u64 deadline_ns         # how long the client waits for a completion, 0 if for ever
-    u32 source              # what the bodies of exits are: 0 this protocol's own structures
+    u32 source              # whose structures EXIT_SOURCE brings, 0 if it is not used
     u8 bitness              # 32 or 64
     u8 physical_bits        # MAXPHYADDR
     u16 reserved
@@ -193,6 +208,11 @@ message POSTED 21 to-daemon        # a write nobody waits for
     u16 size
     u32 reserved2
 
+message EXIT_SOURCE 22 to-daemon tail  # the source's structure, zeros up to a multiple of 8, supplements
+    exit exit
+    u32 length              # bytes of the structure
+    u32 reserved
+
 message VALUES 32 to-client tail   # the elements of a read of more than 8 bytes
     completion completion
     u64 value               # the elements of a read of up to 8 bytes, little-endian; else 0
@@ -205,7 +225,7 @@ message DONE 33 to-client tail     # supplements: memory to write, vector regist
     u64 rip
     u64 rflags
     u32 changed             # bit n: gpr[n] is new
-    u32 reserved
+    u32 debug               # not 0: raise #DB then, and DR6 gets these bits (BS, B0-B3)
 
 message FAULT 34 to-client tail    # supplements, with flag DELTA
     completion completion
@@ -257,6 +277,11 @@ message REFUSED 41 to-client
 
 message FORWARD 42 to-client
     completion completion
+
+message REPLY 43 to-client tail    # the source's structure, zeros up to a multiple of 8, supplements
+    completion completion
+    u32 length              # bytes of the structure
+    u32 reserved
 
 message SET_LEVEL 64 to-client     # a line of an interrupt controller in the hypervisor
     u32 line
@@ -357,6 +382,18 @@ enum capability             # bits of hello and welcome
     PUBLISHED 8
     VECTORS 9               # NEED_REGISTERS and register supplements
 
+enum source values          # see docs/sources.md
+    NONE 0
+    GHCB 1
+    SVM 2
+    TDVMCALL 3
+    TD_L2 4
+    KVM 5
+    HYPERV 6
+    XEN 7
+    ACRN 8
+    BHYVE 9
+
 enum hello_flag
     JOIN 0                  # a further channel of a session; needs its token
 
@@ -372,6 +409,9 @@ enum exit_raw_flag
     GVA 1
     INTENT 2
     EVENT_DELIVERY 3        # the access came from delivering an event
+
+enum done_flag
+    SHADOW 0                # MOV SS, POP SS: interrupts and `debug` wait for one more instruction
 
 enum fault_flag
     ERROR_CODE 0
@@ -393,11 +433,20 @@ enum intent values
     WRITE 1
     EXECUTE 2
 
-enum register_set           # bits of need_registers.registers
-    X87 0
-    SSE 1
-    AVX 2
-    AVX512 3
+enum register_set           # each is a component of XSAVE, or three
+    X87 0                   # 160 bytes: FXSAVE's image up to the end of ST7
+    SSE 1                   # 256 bytes: bits 127:0 of zmm0..15
+    AVX 2                   # 256 bytes: bits 255:128 of zmm0..15
+    AVX512 3                # 1600 bytes: k0..7; bits 511:256 of zmm0..15; zmm16..31
+    GENERAL 4               # supplement VCPU: asked for where a source's structure lacks it
+    PASID 5                 # 8 bytes: IA32_PASID
+    DEBUG 6                 # 32 bytes: DR0-3
+
+enum register_file values   # what a DONE changes
+    XMM 0                   # 16 bytes: bits 127:0 of zmm `number`; those above stay
+    ZMM 1                   # 64 bytes: all of zmm `number`, as much of it as the vCPU has
+    K 2                     # 8 bytes: k `number`
+    FX 3                    # 160 bytes: like the set X87; `number` is 0
 
 enum refusal values
     EVENT_DELIVERY 1        # the access came from delivering an event
@@ -408,6 +457,10 @@ enum supplement_kind values
     TRANSLATION 1
     MEMORY 2
     REGISTERS 3
+    VECTOR 4
+    CODE 5                  # EXIT_SOURCE: 1..15 instruction bytes, the first ones of the instruction
+    VCPU 6                  # EXIT_SOURCE: what NEED_REGISTERS calls GENERAL
+    SEGMENT 7
 
 enum request_kind values
     SHUTDOWN 1

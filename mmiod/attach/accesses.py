@@ -1,0 +1,149 @@
+"""Messages of vfio-user that access a function, as accesses to its host."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Final, cast
+
+from attrs import define
+
+from mmiod.device import Pending
+from mmiod.device.pci import Msi, MsiX, PciFunction
+from mmiod.machine.assembly import CONFIG_REGION as CONFIG
+from mmiod.machine.host import Busy, InlineHost
+from mmiod.machine.machine import Machine
+from mmiod.protocol.vfio_user import CONFIG_REGION, INTX, MSI, MSIX, REGIONS, Read, Shape, Write, read_reply
+from mmiod.values import READ, WRITE, Direction, Space, ones
+
+WIDEST: Final = 8
+"""Bytes of one access; a longer message is several, low to high."""
+
+BURST: Final = 64
+"""Accesses of one message, after which others get their turn."""
+
+Running = Generator[bool, int | None, bytes]
+"""A message under way: yields where it has to wait for the device (True), or lets others have
+their turn (False); returns the reply's payload."""
+
+
+@define(eq=False)
+class Accesses:
+    """The regions of one function."""
+
+    machine: Machine
+    host: InlineHost
+    stuck: bool = False
+    """The device owes an answer for which nobody waits any more: until it comes it is not there."""
+
+    @property
+    def function(self) -> PciFunction:
+        """The device."""
+        return cast("PciFunction", self.host.device)
+
+    def read(self, asked: Read) -> Running:
+        """REGION_READ."""
+        data = bytearray()
+        for number, (offset, size) in enumerate(pieces(asked.offset, asked.size), 1):
+            if not number % BURST:
+                yield False
+            value = yield from self._access(asked.region, offset, size, READ, 0)
+            data += value.to_bytes(size, "little")
+        return read_reply(asked.region, asked.offset, bytes(data))
+
+    def write(self, asked: Write) -> Running:
+        """REGION_WRITE and WRITE_MULTI."""
+        parts = ((one, place) for one in asked.writes for place in pieces(one.offset, len(one.data)))
+        for number, (one, (offset, size)) in enumerate(parts, 1):
+            if not number % BURST:
+                yield False
+            start = offset - one.offset
+            value = int.from_bytes(one.data[start : start + size], "little")
+            yield from self._access(one.region, offset, size, WRITE, value)
+        return asked.reply
+
+    def _access(
+        self, region: int, offset: int, size: int, direction: Direction, value: int
+    ) -> Generator[bool, int | None, int]:
+        while not self.stuck:
+            name = self._find(region, offset)
+            answer = self.host.access(name, offset, size, direction, value)
+            if isinstance(answer, Pending):
+                settled = yield True
+                assert settled is not None, "a device that owes an answer settles with one"
+                return settled
+            if not isinstance(answer, Busy):
+                return answer
+            yield True  # behind a restart: it owes an answer that was given already
+        return ones(size) if direction == READ else 0
+
+    def _find(self, region: int, offset: int) -> str:
+        """A region's name; for the record, note where the guest sees it, as far as that is known here."""
+        space, name = Space.PCI_CONFIG, CONFIG
+        if region != CONFIG_REGION:
+            bar = next(bar for bar in self.function.bars if bar.number == region)
+            space, name = bar.space, bar.name
+        placed = self.machine.claims.get((self.host.name, name))
+        cause = self.machine.cause
+        cause.vcpu, cause.sequence, cause.pc = -1, cause.sequence + 1, -1
+        cause.space, cause.address = space, offset if placed is None else placed[1].base + offset
+        return name
+
+    def give_up(self) -> None:
+        """Wait for the device no more: what it answers late is nobody's."""
+        self.stuck = self.host.owes is not None
+
+    def late(self) -> bool:
+        """The device gave an answer that it owed; whether nobody waits for it any more."""
+        late, self.stuck = self.stuck, False
+        return late
+
+    def reset(self) -> None:
+        """Reset the device; it owes nothing then."""
+        self.host.reset()
+        self.stuck = False
+
+    def mask_vectors(self, assigned: set[int]) -> None:
+        """Make the function's MSI-X table say which vectors are waited for.
+
+        The guest's own table is the client's and never comes here.  In this one an entry's
+        data is its number, and its address 0.
+        """
+        for capability in self._msix():
+            bar, start = capability.table
+            for vector in range(capability.vectors):
+                entry = start + 16 * vector
+                self.host.access(bar.name, entry + 8, 4, WRITE, vector)
+                self.host.access(bar.name, entry + 12, 4, WRITE, int(vector not in assigned))
+
+    @property
+    def has_msix(self) -> bool:
+        """Whether the function has MSI-X."""
+        return bool(self._msix())
+
+    def _msix(self) -> list[MsiX]:
+        return [found for found in self.function.capabilities if isinstance(found, MsiX)]
+
+
+def shape_of(function: PciFunction) -> Shape:
+    """A function's regions and interrupts; errors and requests have one each, as QEMU warns without."""
+    regions = [0] * REGIONS
+    regions[CONFIG_REGION] = function.regions[CONFIG].length
+    for bar in function.bars:
+        regions[bar.number] = bar.length
+    vectors = {INTX: int(function.interrupt_pin_number > 0), MSI: 0, MSIX: 0}
+    for capability in function.capabilities:
+        if isinstance(capability, Msi | MsiX):
+            vectors[MSIX if isinstance(capability, MsiX) else MSI] = capability.vectors
+    return Shape(tuple(regions), (vectors[INTX], vectors[MSI], vectors[MSIX], 1, 1))
+
+
+def pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
+    """Offsets and sizes of the accesses that a message is: itself, or naturally aligned ones."""
+    if size in {1, 2, 4, 8}:
+        yield offset, size
+        return
+    end = offset + size
+    while offset < end:
+        taken = min(WIDEST, offset & -offset or WIDEST, 1 << (end - offset).bit_length() - 1)
+        yield offset, taken
+        offset += taken
