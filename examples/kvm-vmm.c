@@ -20,19 +20,18 @@
 
 #include "mmiod_exit.h"
 
-#define KIB 1024ul
-#define MIB (1024 * KIB)
+#define MIB (1ul << 20)
 #define FOUR_GIB (4096 * MIB)
 #define MAX_RAM (3 * 1024 * MIB) /* PCI devices have the addresses from 0xc0000000 */
 #define VGA 0xa0000ul            /* to 0xbffff: no RAM, so that accesses are exits */
-#define SHADOW 0xc0000ul         /* RAM again, with the last 128 KiB of the firmware at its end */
-#define SHADOW_END 0x100000ul
-#define SHADOW_COPY (128 * KIB)
-#define CPUID_ENTRIES 128
+#define SHADOW 0xc0000ul         /* RAM again; below 1 MiB is the firmware's last part */
+#define SHADOW_COPY (MIB / 8)
 
-static struct mmiod_client client; /* its daemon is where the devices are */
-static int vm, vcpu;               /* descriptors of KVM */
-static struct kvm_run *run;        /* what KVM and we share about the vCPU */
+static struct mmiod_client client = { .socket = -1, .descriptor = -1 };
+static int vm = -1, vcpu = -1; /* descriptors of KVM */
+static struct kvm_run *run;    /* what KVM and we share about the vCPU */
+static uint8_t *memory;        /* RAM, and behind it the firmware */
+static size_t run_size, memory_size;
 static struct {
     struct kvm_regs regs;
     struct kvm_sregs sregs;
@@ -50,38 +49,46 @@ static int must(const char *what, int result)
 
 static void *must_map(size_t length, int descriptor)
 {
-    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
-    if (memory == MAP_FAILED)
+    void *mapped = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    if (mapped == MAP_FAILED)
         err(1, "mmap");
-    return memory;
+    return mapped;
+}
+
+/* However we end. */
+static void tear_down(void)
+{
+    mmiod_close(&client);
+    munmap(memory, memory_size);
+    munmap(run, run_size);
+    close(vcpu);
+    close(vm);
 }
 
 /* --- guest memory, for KVM and for mmiod alike --------------------------------------- */
 
 /* Sealed, so that mmiod may map it: it cannot shrink under the daemon. */
-static int sealed_memory(const char *name, size_t length)
+static int sealed_memory(size_t length)
 {
-    int descriptor = must(name, memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    int descriptor = must("memfd", memfd_create("guest", MFD_CLOEXEC | MFD_ALLOW_SEALING));
 
-    must(name, ftruncate(descriptor, (off_t)length));
-    must(name, fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
+    must("memfd", ftruncate(descriptor, (off_t)length));
+    must("memfd", fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
     return descriptor;
 }
 
-/* A slot: the bytes from `offset` of a memfd that is mapped at `host`. */
-static void plug(uint32_t number, uint64_t gpa, uint64_t length, int memfd, uint8_t *host, uint64_t offset,
-                 bool read_only)
+/* A slot: the bytes of the guest's memory from `offset`. */
+static void plug(uint32_t number, uint64_t gpa, uint64_t length, int memfd, uint64_t offset, bool read_only)
 {
     struct kvm_userspace_memory_region region = {
         .slot = number,
         .flags = read_only ? KVM_MEM_READONLY : 0,
         .guest_phys_addr = gpa,
         .memory_size = length,
-        .userspace_addr = (uintptr_t)(host + offset),
+        .userspace_addr = (uintptr_t)(memory + offset),
     };
-    uint16_t flags = read_only ? MMIOD_MAP_FLAG_READ_ONLY : 0;
 
-    if (mmiod_map(&client, number, gpa, length, memfd, offset, flags) < 0)
+    if (mmiod_map(&client, number, gpa, length, memfd, offset, read_only ? MMIOD_MAP_FLAG_READ_ONLY : 0) < 0)
         errx(1, "mmiod does not map slot %u: %.120s", number, client.error.reason);
     must("KVM_SET_USER_MEMORY_REGION", ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region));
 }
@@ -94,15 +101,17 @@ static void build_memory(size_t ram_size, const char *firmware)
 
     if (rom_size < SHADOW_COPY || rom_size > 16 * MIB || rom_size % 4096)
         errx(1, "%s: firmware has 128 KiB to 16 MiB, a multiple of 4 KiB", firmware);
-    int rom = sealed_memory("rom", rom_size), ram = sealed_memory("ram", ram_size);
-    uint8_t *rom_host = must_map(rom_size, rom), *ram_host = must_map(ram_size, ram);
-    if (pread(file, rom_host, rom_size, 0) != (ssize_t)rom_size)
+    memory_size = ram_size + rom_size;
+    int memfd = sealed_memory(memory_size);
+    memory = must_map(memory_size, memfd);
+    if (pread(file, memory + ram_size, rom_size, 0) != (ssize_t)rom_size)
         err(1, "%s", firmware);
+    memcpy(memory + MIB - SHADOW_COPY, memory + memory_size - SHADOW_COPY, SHADOW_COPY);
+    plug(0, 0, VGA, memfd, 0, false);
+    plug(1, SHADOW, ram_size - SHADOW, memfd, SHADOW, false);
+    plug(2, FOUR_GIB - rom_size, rom_size, memfd, ram_size, true);
+    close(memfd);
     close(file);
-    memcpy(ram_host + SHADOW_END - SHADOW_COPY, rom_host + rom_size - SHADOW_COPY, SHADOW_COPY);
-    plug(0, 0, VGA, ram, ram_host, 0, false);
-    plug(1, SHADOW, ram_size - SHADOW, ram, ram_host, SHADOW, false);
-    plug(2, FOUR_GIB - rom_size, rom_size, rom, rom_host, 0, true);
 }
 
 /* --- the vCPU ------------------------------------------------------------------------ */
@@ -110,11 +119,10 @@ static void build_memory(size_t ram_size, const char *firmware)
 /* What KVM has, but for the local APIC: our interrupt controller is the PIC in mmiod. */
 static void set_cpuid(int kvm)
 {
-    struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + CPUID_ENTRIES * sizeof(cpuid->entries[0]));
+    static uint64_t room[1024];
+    struct kvm_cpuid2 *cpuid = (void *)room;
 
-    if (!cpuid)
-        err(1, "CPUID");
-    cpuid->nent = CPUID_ENTRIES;
+    cpuid->nent = (sizeof(room) - sizeof(*cpuid)) / sizeof(cpuid->entries[0]);
     must("KVM_GET_SUPPORTED_CPUID", ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid));
     for (uint32_t i = 0; i < cpuid->nent; i++)
         if (cpuid->entries[i].function == 1) {
@@ -122,19 +130,6 @@ static void set_cpuid(int kvm)
             cpuid->entries[i].ecx &= ~(1u << 21); /* x2APIC */
         }
     must("KVM_SET_CPUID2", ioctl(vcpu, KVM_SET_CPUID2, cpuid));
-    free(cpuid);
-}
-
-static void build_vcpu(int kvm)
-{
-    size_t size = (size_t)must("KVM_GET_VCPU_MMAP_SIZE", ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
-
-    vcpu = must("KVM_CREATE_VCPU", ioctl(vm, KVM_CREATE_VCPU, 0));
-    run = must_map(size, vcpu);
-    set_cpuid(kvm);
-    must("KVM_GET_REGS", ioctl(vcpu, KVM_GET_REGS, &power_on.regs));
-    must("KVM_GET_SREGS", ioctl(vcpu, KVM_GET_SREGS, &power_on.sregs));
-    must("KVM_GET_VCPU_EVENTS", ioctl(vcpu, KVM_GET_VCPU_EVENTS, &power_on.events));
 }
 
 static void build_vm(void)
@@ -145,8 +140,14 @@ static void build_vm(void)
     vm = must("KVM_CREATE_VM", ioctl(kvm, KVM_CREATE_VM, 0));
     must("KVM_SET_IDENTITY_MAP_ADDR", ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map));
     must("KVM_SET_TSS_ADDR", ioctl(vm, KVM_SET_TSS_ADDR, identity_map + 4096));
-    build_vcpu(kvm);
+    vcpu = must("KVM_CREATE_VCPU", ioctl(vm, KVM_CREATE_VCPU, 0));
+    run_size = (size_t)must("KVM_GET_VCPU_MMAP_SIZE", ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
+    run = must_map(run_size, vcpu);
+    set_cpuid(kvm);
     close(kvm);
+    must("KVM_GET_REGS", ioctl(vcpu, KVM_GET_REGS, &power_on.regs));
+    must("KVM_GET_SREGS", ioctl(vcpu, KVM_GET_SREGS, &power_on.sregs));
+    must("KVM_GET_VCPU_EVENTS", ioctl(vcpu, KVM_GET_VCPU_EVENTS, &power_on.events));
 }
 
 /* KVM finishes an access when it is entered again: let it, or it would do so after the reset. */
@@ -176,10 +177,9 @@ static int on_event(void *context, const union mmiod_message *message)
         must("F_SETOWN", fcntl(client.socket, F_SETOWN, getpid()));
         must("O_ASYNC", fcntl(client.socket, F_SETFL, O_ASYNC));
     }
-    if (message->header.type != MMIOD_MSG_REQUEST)
-        return 0;
-    request = message->request;
-    return 1;
+    if (message->header.type == MMIOD_MSG_REQUEST)
+        request = message->request;
+    return message->header.type == MMIOD_MSG_REQUEST;
 }
 
 static int fulfil_request(void)
@@ -276,10 +276,10 @@ int main(int argc, char **argv)
 {
     struct sigaction action = { .sa_handler = on_message, .sa_flags = SA_RESTART };
     size_t mebibytes = argc == 5 ? strtoul(argv[4], NULL, 10) : 128;
-    int result;
 
     if (argc < 4 || argc > 5 || mebibytes < 1 || mebibytes * MIB > MAX_RAM)
         errx(2, "usage: kvm-vmm EXIT_SOCKET VM FIRMWARE [MIB]");
+    atexit(tear_down);
     build_vm();
     must("SIGIO", sigaction(SIGIO, &action, NULL));
     mmiod_client_init(&client, argv[1], argv[2]);
@@ -288,7 +288,7 @@ int main(int argc, char **argv)
     client.hello.optional = MMIOD_CAPABILITY_REQUESTS;
     client.patience_ms = 10000;
     client.event = on_event;
-    result = mmiod_open(&client);
+    int result = mmiod_open(&client);
     if (result == 0)
         build_memory(mebibytes * MIB, argv[3]);
     while (result >= 0) {

@@ -34,9 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.icount is not None and options.accel != "unicorn":
         parser.error("--icount needs --accel unicorn: KVM counts no instructions")
+    if options.irqchip == "kernel" and options.accel != "kvm":
+        parser.error("--irqchip kernel needs --accel kvm: the kernel's controllers are KVM's")
+    if options.vectors and options.accel != "kvm":
+        parser.error("--vectors needs --accel kvm: Unicorn has SSE at most")
     try:
         firmware = options.firmware.read_bytes()
-        memory = GuestMemory.create(options.memory, firmware)
+        memory = GuestMemory.create(options.memory, firmware, options.memory_fd)
     except (OSError, ValueError) as error:
         return _fail(str(error))
     try:
@@ -75,7 +79,7 @@ def _run(options: argparse.Namespace, memory: GuestMemory) -> int:
 
 
 def _client(options: argparse.Namespace, engine: _Engine) -> Client:
-    required = {"INTR"}
+    required = {"LEVELS", "MSI"} if options.irqchip == "kernel" else {"INTR"}
     if options.icount is not None:
         required.add("GUEST_TIME")
     if options.hand_over is not None:
@@ -84,7 +88,7 @@ def _client(options: argparse.Namespace, engine: _Engine) -> Client:
         options.vm,
         vcpus=1,
         required=sum(CAPABILITY[name] for name in required),
-        optional=CAPABILITY["REQUESTS"],
+        optional=CAPABILITY["REQUESTS"] | CAPABILITY["VECTORS"],
         vendor="mmiod-vmm",
         bitness=engine.bitness,
         physical_bits=engine.physical_bits,
@@ -108,18 +112,22 @@ def _unicorn(options: argparse.Namespace) -> _Engine:
         now = None if options.icount is None else vcpu.guest_ns
         return UnicornCpu(vcpu.memory, vcpu.perform, now)
 
-    return _Engine(32, MAXPHYADDR, build)
+    return _Engine(64, MAXPHYADDR, build)
 
 
-def _kvm(_options: argparse.Namespace) -> _Engine:
+def _kvm(options: argparse.Namespace) -> _Engine:
     from mmiod.vmm.kvm import Kvm, KvmCpu, SignalAlarm
 
-    kvm = Kvm.open()
+    irqchip = options.irqchip == "kernel"
+    kvm, alarm = Kvm.open(irqchip=irqchip, vectors=options.vectors), SignalAlarm()
+    ring = alarm.ring if irqchip else None
 
     def build(vcpu: Vcpu) -> Accelerator:
-        return KvmCpu(kvm, vcpu.memory, vcpu.perform)
+        cpu = KvmCpu(kvm, vcpu.memory, vcpu.perform, ring)
+        vcpu.link.controller = cpu.irqchip
+        return cpu
 
-    return _Engine(64, kvm.processor.physical_bits, build, SignalAlarm())
+    return _Engine(64, kvm.processor.physical_bits, build, alarm)
 
 
 _ENGINES: Final = {"unicorn": _unicorn, "kvm": _kvm}
@@ -134,7 +142,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--firmware", type=Path, required=True, help="image to place below 4 GiB")
     parser.add_argument("--memory", type=int, default=128, metavar="MIB", help="RAM in MiB (default: 128)")
     parser.add_argument(
+        "--memory-fd", type=int, metavar="N", help="an inherited memfd for RAM (default: one of its own)"
+    )
+    parser.add_argument(
         "--accel", choices=_ENGINES, default="unicorn", help="what executes the guest (default: unicorn)"
+    )
+    parser.add_argument(
+        "--irqchip",
+        choices=("mmiod", "kernel"),
+        default="mmiod",
+        help="where the interrupt controllers are; kernel: machines/pc-irqchip.toml (default: mmiod)",
+    )
+    parser.add_argument(
+        "--vectors",
+        action="store_true",
+        help="give the guest AVX and AVX-512, as far as KVM has them (default: SSE2)",
     )
     parser.add_argument(
         "--icount",

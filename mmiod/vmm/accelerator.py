@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from attrs import frozen
 
-from mmiod.values import Delta, Direction, Intent, Space, VcpuState
+from mmiod.values import Delta, Direction, Intent, RegisterSet, Space, VcpuState, VectorState
 from mmiod.vmm.guest import PAGE, GuestMemory
 
 MAX_CODE: Final = 15
@@ -88,6 +88,13 @@ class Accelerator(Protocol):
     def translate(self, linear: int, intent: Intent, /) -> int | None:
         """The physical address of a linear one; None where the access would fault."""
 
+    def vectors(self, sets: RegisterSet) -> VectorState:
+        """Vector registers, as far as these sets have them.
+
+        Raises:
+            Unable: this accelerator does not have such a set.
+        """
+
     def apply(self, delta: Delta) -> None:
         """Write back what an instruction did that mmiod executed."""
 
@@ -96,6 +103,9 @@ class Accelerator(Protocol):
 
     def fault(self, vector: int, error_code: int | None, cr2: int | None) -> None:
         """Raise an exception at the current instruction."""
+
+    def trap(self, bits: int) -> None:
+        """Raise #DB at the current instruction, with these bits in DR6."""
 
     def reset(self) -> None:
         """The state after a reset; memory keeps what it holds."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 from unicorn import x86_const as x86
 from unicorn.unicorn_py3.unicorn import Uc
 
@@ -52,7 +52,7 @@ def deliver(
     vector: int,
     error_code: int | None = None,
 ) -> None:
-    """Enter the handler of `vector`; `registers.eip` is where it returns to.
+    """Enter the handler of `vector`; `registers.rip` is where it returns to.
 
     Raises:
         TripleFault: the vector has no usable gate.
@@ -67,9 +67,13 @@ def deliver(
     if protected and error_code is not None:
         frame.append(error_code)
     _push(engine, memory, state, frame, gate.width)
-    registers.eflags = state.rflags & ~gate.clears
-    engine.reg_write(x86.UC_X86_REG_CS, gate.selector)
-    registers.eip = gate.offset
+    registers.rflags = state.rflags & ~gate.clears
+    if protected:
+        engine.reg_write(x86.UC_X86_REG_CS, gate.selector)
+    else:  # a 64-bit engine would look for a descriptor and leave the base
+        code = evolve(state.segments[CS], selector=gate.selector, base=gate.selector << 4)
+        registers.load_segments({CS: code})
+    registers.rip = gate.offset
     registers.settle()
 
 

@@ -60,11 +60,12 @@ class GuestMemory:
     slots: tuple[Slot, ...]
 
     @classmethod
-    def create(cls, mebibytes: int, firmware: bytes) -> Self:
-        """RAM of `mebibytes` MiB and `firmware` below 4 GiB.
+    def create(cls, mebibytes: int, firmware: bytes, descriptor: int | None = None) -> Self:
+        """RAM of `mebibytes` MiB, perhaps in a memfd that somebody else made, and `firmware` below 4 GiB.
 
         Raises:
-            ValueError: for sizes that a PC's layout has no place for.
+            ValueError: for sizes that a PC's layout has no place for, or that the memfd does not have.
+            OSError: it is no file that can be mapped.
         """
         if not 1 <= mebibytes <= MAX_MEMORY:
             raise ValueError(f"memory is {mebibytes} MiB: 1..{MAX_MEMORY}")
@@ -73,7 +74,7 @@ class GuestMemory:
                 f"firmware has {len(firmware):#x} bytes: a multiple of {PAGE:#x}, at most {MAX_FIRMWARE:#x}"
             )
         size = mebibytes * MIB
-        ram, low = _ram(size)
+        ram, low = _ram(size, _memfd(size) if descriptor is None else descriptor)
         copy = firmware[-SHADOW_COPY:]
         low[SHADOW_END - len(copy) : SHADOW_END] = copy
         rom, high = _rom(firmware)
@@ -110,10 +111,17 @@ class GuestMemory:
         return next((slot for slot in self.slots if slot.gpa <= gpa < slot.gpa + slot.length), None)
 
 
-def _ram(size: int) -> tuple[int, memoryview]:
+def _memfd(size: int) -> int:
     descriptor = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _FIXED_SIZE | _SEALED)
+    return descriptor
+
+
+def _ram(size: int, descriptor: int) -> tuple[int, memoryview]:
+    found = os.fstat(descriptor).st_size
+    if found != size:
+        raise ValueError(f"guest memory's descriptor has {found:#x} bytes, not {size:#x}")
     return descriptor, memoryview(mmap.mmap(descriptor, size))
 
 

@@ -1,9 +1,13 @@
-"""The accelerator on Linux KVM: plain ioctls on /dev/kvm, one vCPU, the interrupt controller in mmiod.
+"""The accelerator on Linux KVM: plain ioctls on /dev/kvm, one vCPU, interrupt controllers in mmiod or KVM.
 
 KVM decodes: an access to a device goes out as it is, and KVM writes its result to
 registers.  A port's string comes with all its elements as one access; one to memory of
-more than 8 bytes, or over a page's end, comes in parts.  What KVM's emulator does not
-know (it says so, with the instruction's bytes) goes to mmiod's own decoder.
+more than 8 bytes, or over a page's end, comes in parts.
+
+What KVM's emulator does not know (it says so, with the instruction's bytes) goes to mmiod's
+own decoder.  Sometimes KVM notices late: of CMPXCHG16B it reads both operands, then gives
+up.  Executed in mmiod, such an instruction would read its device twice, so the guest
+cannot go on.
 
 KVM_RUN blocks until the guest does something, so a message that no exit waits for must
 end it.  Connections therefore raise SIGIO when something arrives.  The signal is blocked
@@ -31,12 +35,14 @@ from typing import Final, Self
 from attrs import frozen
 
 from mmiod.errors import MmiodError
-from mmiod.values import Delta, Direction, Intent, Space, VcpuState
+from mmiod.values import Delta, Direction, Intent, RegisterSet, Space, VcpuState, VectorState
 from mmiod.vmm import kvm_abi as abi
 from mmiod.vmm.accelerator import Halted, Paused, Perform, Stop, Touched, TripleFault, Unable
 from mmiod.vmm.guest import GuestMemory
 from mmiod.vmm.kvm_cpuid import Processor
+from mmiod.vmm.kvm_irqchip import KernelIrqchip
 from mmiod.vmm.kvm_registers import Registers
+from mmiod.vmm.kvm_vectors import Image
 
 PATH: Final = "/dev/kvm"
 NEEDED: Final = {
@@ -44,11 +50,19 @@ NEEDED: Final = {
     abi.KVM_CAP_EXT_CPUID: "CPUID",
     abi.KVM_CAP_VCPU_EVENTS: "vCPU events",
     abi.KVM_CAP_DEBUGREGS: "debug registers",
+    abi.KVM_CAP_XSAVE: "extended registers",
     abi.KVM_CAP_XCRS: "extended control registers",
+    abi.KVM_CAP_SYNC_REGS: "copies of registers",
     abi.KVM_CAP_READONLY_MEM: "read-only memory",
     abi.KVM_CAP_IMMEDIATE_EXIT: "immediate exit",
 }
 """Capabilities without which this module cannot work."""
+NEEDED_FOR_IRQCHIP: Final = {
+    abi.KVM_CAP_IRQCHIP: "interrupt controllers",
+    abi.KVM_CAP_IRQFD_RESAMPLE: "interrupt lines that are sampled again",
+    abi.KVM_CAP_SIGNAL_MSI: "interrupt messages",
+}
+"""The same of those in the kernel."""
 
 
 F_SETOWN_EX: Final = 15
@@ -67,6 +81,7 @@ class SignalAlarm:
     """SIGIO to this thread, which is blocked from now on but for the time that KVM_RUN takes."""
 
     def __init__(self) -> None:
+        self._thread = threading.get_ident()
         self._owner = _OWNER.pack(F_OWNER_TID, threading.get_native_id())
         signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
 
@@ -74,6 +89,10 @@ class SignalAlarm:
         """Ring for messages on this connection."""
         fcntl.fcntl(connection, F_SETOWN_EX, self._owner)
         fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def ring(self) -> None:
+        """Ring for something else that has come; for any thread."""
+        signal.pthread_kill(self._thread, signal.SIGIO)
 
     def silence(self) -> None:
         """Forget the signal; who reads the messages does so afterwards."""
@@ -88,8 +107,10 @@ class Kvm:
     processor: Processor
 
     @classmethod
-    def open(cls, path: str = PATH) -> Self:
-        """Open KVM and see that it has what is needed.
+    def open(cls, path: str = PATH, *, irqchip: bool = False, vectors: bool = False) -> Self:
+        """Open KVM and see that it has what is needed, also for interrupt controllers in the kernel.
+
+        With `vectors` guests get vector registers up to AVX-512's, as far as KVM has them.
 
         Raises:
             Unavailable: it is not there, not ours to use, or too old.
@@ -101,10 +122,11 @@ class Kvm:
             raise Unavailable(f"--accel kvm needs {path}: {_ADVICE.get(type(error), error)}") from error
         if version != abi.API_VERSION:
             raise Unavailable(f"{path} has API version {version}, not {abi.API_VERSION}")
-        missing = [name for number, name in NEEDED.items() if not _has(descriptor, number)]
+        needed = NEEDED | NEEDED_FOR_IRQCHIP if irqchip else NEEDED
+        missing = [name for number, name in needed.items() if not _has(descriptor, number)]
         if missing:
             raise Unavailable(f"this kernel's KVM lacks {', '.join(missing)}")
-        return cls(descriptor, Processor.supported(descriptor))
+        return cls(descriptor, Processor.supported(descriptor, vectors=vectors))
 
     def has(self, capability: int) -> bool:
         """Whether this KVM has a capability."""
@@ -122,15 +144,26 @@ def _has(descriptor: int, capability: int) -> bool:
 
 
 class KvmCpu:
-    """A virtual machine of one vCPU.  `perform` is called for accesses while it runs."""
+    """A virtual machine of one vCPU.  `perform` is called for accesses while it runs.
+
+    With `ring` the interrupt controllers are KVM's: see `kvm_irqchip`.
+    """
 
     count = 0
 
-    def __init__(self, kvm: Kvm, memory: GuestMemory, perform: Perform) -> None:
+    def __init__(
+        self, kvm: Kvm, memory: GuestMemory, perform: Perform, ring: Callable[[], None] | None = None
+    ) -> None:
         self._memory, self._perform = memory, perform
         self._code = b""
+        self._has_read: tuple[int, int] | None = None
+        """Where the instruction is for which KVM read a device last."""
         vm = ioctl(kvm.descriptor, abi.KVM_CREATE_VM, 0)
+        self.irqchip = None if ring is None else KernelIrqchip(vm, ring)
         self._vcpu = ioctl(vm, abi.KVM_CREATE_VCPU, 0)
+        if self.irqchip is not None:
+            self.irqchip.attach(self._vcpu)
+            weakref.finalize(self, self.irqchip.close)
         weakref.finalize(self, _close, self._vcpu, vm)
         for slot in memory.slots:
             flags = abi.KVM_MEM_READONLY if slot.read_only else 0
@@ -138,9 +171,9 @@ class KvmCpu:
             ioctl(vm, abi.KVM_SET_USER_MEMORY_REGION, region)
         if kvm.has(abi.KVM_CAP_EXIT_ON_EMULATION_FAILURE):
             ioctl(vm, abi.KVM_ENABLE_CAP, abi.ENABLE_CAP.pack(abi.KVM_CAP_EXIT_ON_EMULATION_FAILURE, 0, 1))
-        self.registers = Registers(self._vcpu)
         ioctl(self._vcpu, abi.KVM_SET_CPUID2, kvm.processor.cpuid)
         self._run = mmap.mmap(self._vcpu, ioctl(kvm.descriptor, abi.KVM_GET_VCPU_MMAP_SIZE, 0))
+        self.registers = Registers(self._vcpu, self._run)
         ioctl(self._vcpu, abi.KVM_SET_SIGNAL_MASK, abi.SIGNAL_MASK.pack(_SIGNAL_SET_SIZE, 0))
 
     # --- running -----------------------------------------------------------------------
@@ -185,6 +218,7 @@ class KvmCpu:
         if is_write:
             self._perform(Space.MMIO, Direction.WRITE, gpa, size, count, data[:length])
         else:
+            self._has_read = self.registers.place
             read = self._perform(Space.MMIO, Direction.READ, gpa, size, count, b"")
             self._run[abi.RUN_MMIO_DATA : abi.RUN_MMIO_DATA + length] = read
 
@@ -210,6 +244,8 @@ class KvmCpu:
         suberror, words, flags, length, code = abi.RUN_FAILURE.unpack_from(self._run)
         if suberror != abi.KVM_INTERNAL_ERROR_EMULATION:
             raise Unable(f"KVM has an internal error {suberror}")
+        if self._has_read == self.registers.place:
+            raise Unable(f"KVM read a device for {code[:length].hex(' ')}, which it does not know")
         told = words and flags & abi.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES
         self._code = code[:length] if told else b""
         return Touched()
@@ -250,7 +286,17 @@ class KvmCpu:
         """Write back what an instruction did that mmiod executed."""
         for gpa, data in delta.memory:
             self._memory.write(gpa, data)
+        if delta.vectors is not None:
+            Image(self._vcpu).apply(delta.vectors)
         self.registers.apply(delta)
+        self._run[abi.RUN_READY_FOR_INTERRUPT_INJECTION] &= bool(delta.rflags & _IF)
+
+    def vectors(self, sets: RegisterSet) -> VectorState:
+        """Vector registers, and where breakpoints are; the guest's processor has no PASID."""
+        state = Image(self._vcpu).state(sets)
+        if RegisterSet.DEBUG in sets:
+            state.dr = self.registers.breakpoints()
+        return state
 
     def interrupt(self, vector: int) -> None:
         """Deliver an interrupt at the next entry."""
@@ -258,12 +304,21 @@ class KvmCpu:
         self._run[abi.RUN_READY_FOR_INTERRUPT_INJECTION] = 0
 
     def fault(self, vector: int, error_code: int | None, cr2: int | None) -> None:
-        """Raise an exception at the next entry."""
+        """Raise an exception at the next entry; an interrupt waits until its handler lets it in."""
         self.registers.fault(vector, error_code, cr2)
+        self._run[abi.RUN_READY_FOR_INTERRUPT_INJECTION] = 0
+
+    def trap(self, bits: int) -> None:
+        """Raise #DB at the next entry; an interrupt waits as with `fault`."""
+        self.registers.set_debug_status(bits)
+        self.fault(_DB, None, None)
 
     def reset(self) -> None:
         """The state after a reset; memory keeps what it holds."""
+        self._has_read = None
         self.registers.reset()
+        if self.irqchip is not None:
+            self.irqchip.reset()
         self._run[abi.RUN_READY_FOR_INTERRUPT_INJECTION] = 0
 
 
@@ -273,6 +328,8 @@ def _close(*descriptors: int) -> None:
 
 
 _WORD: Final = struct.Struct("<I")
+_IF: Final = 1 << 9
+_DB: Final = 1
 _SIZES: Final = frozenset({1, 2, 4, 8})
 _EXITS: Final[dict[int, Callable[[KvmCpu], Stop | None]]] = {
     abi.KVM_EXIT_IO: KvmCpu.on_io,

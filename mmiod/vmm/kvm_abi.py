@@ -28,6 +28,10 @@ DEBUGREGS_SIZE: Final = 128
 FPU_SIZE: Final = 416
 XCRS_SIZE: Final = 392
 ENABLE_CAP_SIZE: Final = 104
+IRQCHIP_SIZE: Final = 520
+LAPIC_SIZE: Final = 1024
+MP_STATE_SIZE: Final = 4
+XSAVE_SIZE: Final = 4096
 
 KVM_GET_API_VERSION: Final = _io(0x00)
 KVM_CREATE_VM: Final = _io(0x01)
@@ -36,6 +40,11 @@ KVM_GET_VCPU_MMAP_SIZE: Final = _io(0x04)
 KVM_GET_SUPPORTED_CPUID: Final = _io(0x05, _READ | _WRITE, 8)
 KVM_CREATE_VCPU: Final = _io(0x41)
 KVM_SET_USER_MEMORY_REGION: Final = _io(0x46, _WRITE, 32)
+KVM_CREATE_IRQCHIP: Final = _io(0x60)
+KVM_IRQ_LINE: Final = _io(0x61, _WRITE, 8)
+KVM_GET_IRQCHIP: Final = _io(0x62, _READ | _WRITE, IRQCHIP_SIZE)
+KVM_SET_IRQCHIP: Final = _io(0x63, _READ, IRQCHIP_SIZE)
+KVM_IRQFD: Final = _io(0x76, _WRITE, 32)
 KVM_RUN: Final = _io(0x80)
 KVM_GET_REGS: Final = _io(0x81, _READ, REGS_SIZE)
 KVM_SET_REGS: Final = _io(0x82, _WRITE, REGS_SIZE)
@@ -46,22 +55,35 @@ KVM_INTERRUPT: Final = _io(0x86, _WRITE, 4)
 KVM_SET_SIGNAL_MASK: Final = _io(0x8B, _WRITE, 4)
 KVM_GET_FPU: Final = _io(0x8C, _READ, FPU_SIZE)
 KVM_SET_FPU: Final = _io(0x8D, _WRITE, FPU_SIZE)
+KVM_GET_LAPIC: Final = _io(0x8E, _READ, LAPIC_SIZE)
+KVM_SET_LAPIC: Final = _io(0x8F, _WRITE, LAPIC_SIZE)
 KVM_SET_CPUID2: Final = _io(0x90, _WRITE, 8)
+KVM_GET_MP_STATE: Final = _io(0x98, _READ, MP_STATE_SIZE)
+KVM_SET_MP_STATE: Final = _io(0x99, _WRITE, MP_STATE_SIZE)
 KVM_GET_VCPU_EVENTS: Final = _io(0x9F, _READ, EVENTS_SIZE)
 KVM_SET_VCPU_EVENTS: Final = _io(0xA0, _WRITE, EVENTS_SIZE)
 KVM_GET_DEBUGREGS: Final = _io(0xA1, _READ, DEBUGREGS_SIZE)
 KVM_SET_DEBUGREGS: Final = _io(0xA2, _WRITE, DEBUGREGS_SIZE)
 KVM_ENABLE_CAP: Final = _io(0xA3, _WRITE, ENABLE_CAP_SIZE)
+KVM_GET_XSAVE: Final = _io(0xA4, _READ, XSAVE_SIZE)
+KVM_SET_XSAVE: Final = _io(0xA5, _WRITE, XSAVE_SIZE)
+KVM_SIGNAL_MSI: Final = _io(0xA5, _WRITE, 32)
 KVM_GET_XCRS: Final = _io(0xA6, _READ, XCRS_SIZE)
+KVM_SET_XCRS: Final = _io(0xA7, _WRITE, XCRS_SIZE)
 
 # --- capabilities ----------------------------------------------------------------------------
 
+KVM_CAP_IRQCHIP: Final = 0
 KVM_CAP_USER_MEMORY: Final = 3
 KVM_CAP_EXT_CPUID: Final = 7
 KVM_CAP_VCPU_EVENTS: Final = 41
 KVM_CAP_DEBUGREGS: Final = 50
+KVM_CAP_XSAVE: Final = 55
 KVM_CAP_XCRS: Final = 56
+KVM_CAP_SYNC_REGS: Final = 74
+KVM_CAP_SIGNAL_MSI: Final = 77
 KVM_CAP_READONLY_MEM: Final = 81
+KVM_CAP_IRQFD_RESAMPLE: Final = 82
 KVM_CAP_IMMEDIATE_EXIT: Final = 136
 KVM_CAP_EXIT_ON_EMULATION_FAILURE: Final = 204
 
@@ -80,6 +102,15 @@ RUN_MMIO_DATA: Final = 40
 RUN_FAILURE: Final = struct.Struct("<32x IIQB15s")
 """Of KVM_EXIT_INTERNAL_ERROR: suberror, words, flags, number of instruction bytes, these."""
 RUN_ENTRY_FAILURE: Final = struct.Struct("<32x Q")
+RUN_VALID_REGS: Final = 288
+RUN_DIRTY_REGS: Final = 296
+RUN_REGS: Final = 304
+RUN_SREGS: Final = 448
+RUN_EVENTS: Final = 760
+"""Where kvm_run has copies of the registers, if `RUN_VALID_REGS` asks for them."""
+KVM_SYNC_X86_REGS: Final = 1
+KVM_SYNC_X86_SREGS: Final = 2
+KVM_SYNC_X86_EVENTS: Final = 4
 
 KVM_EXIT_IO: Final = 2
 KVM_EXIT_HLT: Final = 5
@@ -91,6 +122,22 @@ KVM_EXIT_INTERNAL_ERROR: Final = 17
 KVM_EXIT_IO_OUT: Final = 1
 KVM_INTERNAL_ERROR_EMULATION: Final = 1
 KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES: Final = 1
+
+# --- interrupt controllers in the kernel --------------------------------------------------------
+
+KVM_IRQCHIP_PIC_MASTER: Final = 0
+KVM_IRQCHIP_PIC_SLAVE: Final = 1
+KVM_IRQCHIP_IOAPIC: Final = 2
+IRQCHIP: Final = struct.Struct(f"<I{IRQCHIP_SIZE - 4}x")
+"""Which of the three; its state follows."""
+IRQ_LEVEL: Final = struct.Struct("<II")
+"""line, level."""
+IRQFD: Final = struct.Struct("<4I16x")
+"""eventfd, line, flags, eventfd of a resample."""
+KVM_IRQFD_FLAG_DEASSIGN: Final = 1
+KVM_IRQFD_FLAG_RESAMPLE: Final = 2
+MSI: Final = struct.Struct("<4I16x")
+"""address, its upper half, data, flags."""
 
 # --- other structures ------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, Protocol
 
@@ -30,7 +30,17 @@ from attrs import define, evolve, field, frozen
 from mmiod.errors import MmiodError
 from mmiod.protocol.exit.client import NEW_SESSION, Client
 from mmiod.protocol.exit.completions import Completed
-from mmiod.protocol.exit.events import Ack, Error, Intr, Request, Resumed, ToClient, Welcome
+from mmiod.protocol.exit.events import (
+    Ack,
+    Error,
+    Intr,
+    Msi,
+    Request,
+    Resumed,
+    SetLevel,
+    ToClient,
+    Welcome,
+)
 from mmiod.protocol.exit.table import MAX_MESSAGE, NUMBERS
 from mmiod.values import Exit, HaltExit
 from mmiod.vmm.guest import Slot
@@ -81,6 +91,19 @@ class Alarm(Protocol):
         """Stop ringing for what has arrived so far, which is read now."""
 
 
+class Controller(Protocol):
+    """An interrupt controller on this side of the protocol: capabilities LEVELS and MSI."""
+
+    def set_level(self, line: int, level: bool) -> None:
+        """A device changed a line."""
+
+    def msi(self, address: int, data: int) -> None:
+        """A device signals an interrupt by a message."""
+
+    def ended(self) -> Iterable[int]:
+        """Lines whose interrupt the guest has ended since the last call."""
+
+
 @frozen
 class HandOver:
     """After `exits` exits go on at the daemon that `connect` reaches, as its VM `vm` (None: same name)."""
@@ -106,6 +129,7 @@ class Link:
     patience: float = 10.0
     follow_intr: bool = True
     alarm: Alarm | None = None
+    controller: Controller | None = None
     interrupt: bool = False
     exits: int = 0
     requests: deque[Request] = field(factory=deque)
@@ -168,6 +192,8 @@ class Link:
         """Take what has arrived, without waiting."""
         if self.alarm is not None:
             self.alarm.silence()
+        for line in self.controller.ended() if self.controller else ():
+            self._send_on(self.client.eoi(line))
         while self._socket is not None and select.select([self._socket], [], [], 0)[0]:
             self._next()
 
@@ -184,7 +210,9 @@ class Link:
     # --- messages ------------------------------------------------------------------------
 
     def _send_on(self, message: bytes) -> None:
-        """Send on this connection; on a new one the client's unanswered exit goes out anyway."""
+        """Send on this connection; on a new one the client's unanswered exit goes out, and levels
+        come in, anyway.
+        """
         try:
             self._send(message)
         except _Broken:
@@ -207,9 +235,18 @@ class Link:
             self.requests.append(event)
         elif isinstance(event, Intr) and self.follow_intr:
             self.interrupt = event.level
+        elif isinstance(event, SetLevel | Msi):
+            self._signal(event)
         elif isinstance(event, Resumed):
             self._resend()
         return event
+
+    def _signal(self, event: SetLevel | Msi) -> None:
+        assert self.controller is not None, "only who asks for these capabilities is told"
+        if isinstance(event, Msi):
+            self.controller.msi(event.address, event.data)
+        else:
+            self.controller.set_level(event.line, event.level)
 
     def _send(self, message: bytes, descriptor: int | None = None) -> None:
         assert self._socket is not None

@@ -7,7 +7,6 @@ that `uc_context_save` makes of its CPU state.  That layout is Unicorn's own aff
 therefore `_origin` looks for it with values that it wrote through the public interface
 and refuses an engine where they are not all found.
 
-Limits.  The engine is a 32-bit one: real mode, protected mode and paging, no long mode.
 XCR0, which Unicorn does not show, is reported as 1, its value after a reset.
 """
 
@@ -16,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Final
 
@@ -23,18 +23,27 @@ from attrs import define, field
 from unicorn import unicorn_const as uc, x86_const as x86
 from unicorn.unicorn_py3.unicorn import Uc, UcContext
 
-from mmiod.values import CS, Delta, Segment, VcpuState
+from mmiod.values import CS, SS, Delta, Segment, VcpuState
 
 GPR: Final = (
+    x86.UC_X86_REG_RAX, x86.UC_X86_REG_RCX, x86.UC_X86_REG_RDX, x86.UC_X86_REG_RBX,
+    x86.UC_X86_REG_RSP, x86.UC_X86_REG_RBP, x86.UC_X86_REG_RSI, x86.UC_X86_REG_RDI,
+    x86.UC_X86_REG_R8, x86.UC_X86_REG_R9, x86.UC_X86_REG_R10, x86.UC_X86_REG_R11,
+    x86.UC_X86_REG_R12, x86.UC_X86_REG_R13, x86.UC_X86_REG_R14, x86.UC_X86_REG_R15,
+)  # fmt: skip
+_GPR32: Final = (
     x86.UC_X86_REG_EAX, x86.UC_X86_REG_ECX, x86.UC_X86_REG_EDX, x86.UC_X86_REG_EBX,
     x86.UC_X86_REG_ESP, x86.UC_X86_REG_EBP, x86.UC_X86_REG_ESI, x86.UC_X86_REG_EDI,
 )  # fmt: skip
 RESET_CR0: Final = 0x6000_0010
 RESET_CS_BASE: Final = 0xFFFF_0000
 RESET_CS: Final = 0xF000
-RESET_EIP: Final = 0xFFF0
+RESET_RIP: Final = 0xFFF0
 RESET_EDX: Final = 0x600
 """Family 6, as QEMU's processors say."""
+
+RESET_FCW: Final = 0x40
+RESET_MXCSR: Final = 0x1F80
 
 # gpr rip rflags, 3 lazy flags, their kind, direction, hflags, hflags2,
 # es cs ss ds fs gs ldtr tr gdtr idtr (selector base limit flags), cr0..cr8
@@ -44,6 +53,9 @@ _SEGMENTS: Final = 25
 _CR: Final = 65
 _SEGMENT: Final = struct.Struct("<I4xQII")
 _WORD: Final = struct.Struct("<I")
+_CS32, _SS32, _ADDSEG, _CS64 = 1 << 4, 1 << 5, 1 << 6, 1 << 15
+"""In hflags: sizes of code and stack, and that bases of data count."""
+_L: Final = 1 << 13
 _HFLAGS_OFFSET: Final = struct.calcsize("<16QQQ3QIi")
 _SEGMENTS_OFFSET: Final = struct.calcsize("<16QQQ3QIiII")
 
@@ -79,7 +91,7 @@ def _origin() -> tuple[int, int]:
     Raises:
         RuntimeError: this build of Unicorn keeps them elsewhere.
     """
-    engine = Uc(uc.UC_ARCH_X86, uc.UC_MODE_16)
+    engine = Uc(uc.UC_ARCH_X86, uc.UC_MODE_16)  # in which a selector is a base, too
     tables = (x86.UC_X86_REG_LDTR, x86.UC_X86_REG_TR, x86.UC_X86_REG_GDTR, x86.UC_X86_REG_IDTR)
     selectors = (
         x86.UC_X86_REG_ES,
@@ -89,7 +101,7 @@ def _origin() -> tuple[int, int]:
         x86.UC_X86_REG_GS,
     )
     debug = [0xDEB0_0000 + number for number in range(4)]
-    for number, register in enumerate(GPR):
+    for number, register in enumerate(_GPR32):
         engine.reg_write(register, 0xC0DE_0000 + number)
     for number, register in enumerate(selectors):
         engine.reg_write(register, 0x1110 + number)
@@ -113,7 +125,7 @@ def _origin() -> tuple[int, int]:
 
 
 class Registers:
-    """The registers of one engine, a 32-bit one.  Call only while it does not run."""
+    """The registers of one 64-bit engine.  Call only while it does not run."""
 
     def __init__(self, engine: Uc) -> None:
         self._engine = engine
@@ -124,7 +136,7 @@ class Registers:
         cs = self._state + _SEGMENTS_OFFSET + CS * _SEGMENT.size
         *_, limit, flags = _SEGMENT.unpack_from(self._after_reset.bytes, cs)
         _SEGMENT.pack_into(self._after_reset.bytes, cs, RESET_CS, RESET_CS_BASE, limit, flags)
-        self.eip = 0
+        self.rip = 0
         self.reset()
 
     def reset(self) -> None:
@@ -133,9 +145,11 @@ class Registers:
         self._engine.context_restore(self._after_reset.context)
         self._engine.reg_write(x86.UC_X86_REG_CR0, RESET_CR0)
         self._engine.reg_write(x86.UC_X86_REG_EDX, RESET_EDX)
+        self._engine.reg_write(x86.UC_X86_REG_FPCW, RESET_FCW)
+        self._engine.reg_write(x86.UC_X86_REG_MXCSR, RESET_MXCSR)
         for table in (x86.UC_X86_REG_GDTR, x86.UC_X86_REG_IDTR):
             self._engine.reg_write(table, (0, 0, 0xFFFF, 0))
-        self.eip = RESET_EIP
+        self.rip = RESET_RIP
 
     def load(self) -> VcpuState:
         """All that an exit tells of the vCPU."""
@@ -146,7 +160,7 @@ class Registers:
         )
         debug = _DR.unpack_from(self._image.bytes, self._exception)[3:11]
         return VcpuState(
-            gpr=list(words[:16]), rip=self.eip, rflags=self.eflags, segments=segments,
+            gpr=list(words[:16]), rip=self.rip, rflags=self.rflags, segments=segments,
             tr=tr, ldtr=ldtr, gdtr=gdtr, idtr=idtr, cpl=words[_HFLAGS] & _CPL,
             cr0=words[_CR], cr2=words[_CR + 2], cr3=words[_CR + 3], cr4=words[_CR + 4],
             efer=int(self._engine.reg_read(x86.UC_X86_REG_MSR, _EFER)), xcr0=1, dr6=debug[6], dr7=debug[7],
@@ -155,19 +169,37 @@ class Registers:
     def apply(self, delta: Delta) -> None:
         """Write back what an instruction did."""
         for number, value in delta.registers.items():
-            self._engine.reg_write(GPR[number], value & 0xFFFF_FFFF)
-        self.eflags = delta.rflags
-        self.eip = delta.rip
+            self._engine.reg_write(GPR[number], value)
+        if delta.segments:
+            self.load_segments(delta.segments)
+        self.rflags = delta.rflags
+        self.rip = delta.rip
         self._end_shadow()
 
+    def load_segments(self, segments: Mapping[int, Segment]) -> None:
+        """Load segment registers, and what the engine derives from them."""
+        hflags = self._words()[_HFLAGS]
+        for number, segment in segments.items():
+            at = self._state + _SEGMENTS_OFFSET + number * _SEGMENT.size
+            parts = segment.selector, segment.base, segment.limit, segment.attributes << 8
+            _SEGMENT.pack_into(self._image.bytes, at, *parts)
+            if number == CS:
+                big = _CS64 | _CS32 if segment.attributes & _L else _CS32 * (segment.attributes >> 14 & 1)
+                hflags = hflags & ~(_CS64 | _CS32) | big
+            elif number == SS:
+                hflags = hflags & ~_SS32 | _SS32 * (segment.attributes >> 14 & 1)
+        hflags |= 0 if hflags & _CS64 else _ADDSEG
+        _WORD.pack_into(self._image.bytes, self._state + _HFLAGS_OFFSET, hflags)
+        self._engine.context_restore(self._image.context)
+
     @property
-    def eflags(self) -> int:
+    def rflags(self) -> int:
         """The flags, which the engine keeps in pieces."""
         return int(self._engine.reg_read(x86.UC_X86_REG_EFLAGS))
 
-    @eflags.setter
-    def eflags(self, value: int) -> None:
-        self._engine.reg_write(x86.UC_X86_REG_EFLAGS, value & 0xFFFF_FFFF)
+    @rflags.setter
+    def rflags(self, value: int) -> None:
+        self._engine.reg_write(x86.UC_X86_REG_EFLAGS, value)
 
     @property
     def shadow(self) -> bool:

@@ -1,7 +1,7 @@
 """The accelerator on Unicorn: one vCPU that runs until something is not its own affair.
 
 Memory outside the guest's slots is not mapped.  The hook for such an access refuses it,
-and Unicorn then stops with EIP and all registers exactly at the instruction (a REP: at
+and Unicorn then stops with RIP and all registers exactly at the instruction (a REP: at
 the iteration), so that it can go out as a raw exit.
 
 Port I/O cannot be stopped like that: Unicorn finishes an IN or OUT whose hook asks it to
@@ -26,18 +26,20 @@ from attrs import frozen
 from unicorn import unicorn_const as uc, x86_const as x86
 from unicorn.unicorn_py3.unicorn import Uc, UcError, uclib
 
-from mmiod.values import CS, READ, WRITE, Delta, Intent, Space, VcpuState
-from mmiod.vmm import delivery, meter
+from mmiod.values import CS, READ, WRITE, Delta, Intent, RegisterSet, Space, VcpuState, VectorState
+from mmiod.vmm import delivery, meter, vectors
 from mmiod.vmm.accelerator import MAX_CODE, Halted, Paused, Perform, Stop, Touched, fetch
 from mmiod.vmm.guest import GuestMemory
 from mmiod.vmm.registers import Registers
 
 NEVER: Final = 1 << 63
-"""An address to run "until" that no 32-bit guest reaches."""
+"""An address to run "until" that no guest reaches: it is not canonical."""
 MAXPHYADDR: Final = 40
 """Of Unicorn's default processor."""
 
 _IF: Final = 1 << 9
+_DB: Final = 1
+_LMA: Final = 1 << 10
 _INVALID_OPCODE: Final = 6
 _INTENTS: Final = {
     uc.UC_MEM_READ_UNMAPPED: Intent.READ,
@@ -60,7 +62,7 @@ _translate = ctypes.CFUNCTYPE(
 
 @frozen
 class _Raised:
-    """The instruction raised exception or software interrupt `vector`; EIP is where it returns to."""
+    """The instruction raised exception or software interrupt `vector`; RIP is where it returns to."""
 
     vector: int
     error_code: int | None
@@ -73,7 +75,7 @@ class UnicornCpu:
     """
 
     def __init__(self, memory: GuestMemory, perform: Perform, now: Callable[[], int] | None = None) -> None:
-        self._engine = Uc(uc.UC_ARCH_X86, uc.UC_MODE_32)
+        self._engine = Uc(uc.UC_ARCH_X86, uc.UC_MODE_64)
         self.memory = memory
         self._stop: Touched | _Raised | None = None
         for slot in memory.slots:
@@ -127,14 +129,14 @@ class UnicornCpu:
     def _run(self) -> Stop | _Raised:
         self._stop = None
         try:
-            self._engine.emu_start(self.registers.eip, NEVER)
+            self._engine.emu_start(self.registers.rip, NEVER)
         except UcError as error:
             if error.errno == uc.UC_ERR_INSN_INVALID:
                 self._stop = _Raised(_INVALID_OPCODE, None)
             elif self._stop is None:
                 raise
         finally:
-            self.registers.eip = self._engine.reg_read(x86.UC_X86_REG_EIP)
+            self.registers.rip = self._engine.reg_read(x86.UC_X86_REG_RIP)
         paused = self.meter.take_stop()
         return self._stop or (Paused() if paused else Halted())
 
@@ -159,29 +161,39 @@ class UnicornCpu:
     @property
     def interrupts_enabled(self) -> bool:
         """EFLAGS.IF."""
-        return bool(self.registers.eflags & _IF)
+        return bool(self.registers.rflags & _IF)
 
     def state(self) -> VcpuState:
         """The registers, for an exit."""
         return self.registers.load()
 
     def code(self) -> bytes:
-        """Up to 15 bytes of the instruction at EIP."""
-        at = self.state().segments[CS].base + self.registers.eip
+        """Up to 15 bytes of the instruction at RIP."""
+        at = self.state().segments[CS].base + self.registers.rip
         return fetch(self, self.memory, at, MAX_CODE)
 
     def translate(self, linear: int, intent: Intent) -> int | None:
         """The physical address, with accessed and dirty bits set; None where that would fault."""
         gpa = ctypes.c_uint64()
-        at = linear & 0xFFFF_FFFF
+        at = linear if self._long else linear & 0xFFFF_FFFF
         status = _translate(meter.handle(self._engine), at, _PROTECTION[intent], ctypes.byref(gpa))
         return None if status else gpa.value
+
+    @property
+    def _long(self) -> bool:
+        return bool(self.registers.load().efer & _LMA)
+
+    def vectors(self, sets: RegisterSet) -> VectorState:
+        """Vector registers, see `vectors.load`."""
+        return vectors.load(self._engine, sets)
 
     def apply(self, delta: Delta) -> None:
         """Write back what an instruction did that mmiod executed."""
         for gpa, data in delta.memory:
             self.memory.write(gpa, data)
             self._engine.ctl_remove_cache(gpa, gpa + len(data))
+        if delta.vectors is not None:
+            vectors.apply(self._engine, delta.vectors)
         self.registers.apply(delta)
 
     def interrupt(self, vector: int) -> None:
@@ -191,8 +203,13 @@ class UnicornCpu:
     def fault(self, vector: int, error_code: int | None, cr2: int | None) -> None:
         """Raise an exception: see `delivery.deliver`."""
         if cr2 is not None:
-            self._engine.reg_write(x86.UC_X86_REG_CR2, cr2 & 0xFFFF_FFFF)
+            self._engine.reg_write(x86.UC_X86_REG_CR2, cr2)
         self._deliver(vector, error_code)
+
+    def trap(self, bits: int) -> None:
+        """Raise #DB: see `delivery.deliver`."""
+        self._engine.reg_write(x86.UC_X86_REG_DR6, self.state().dr6 | bits)
+        self._deliver(_DB, None)
 
     def reset(self) -> None:
         """The state after a reset; memory keeps what it holds."""

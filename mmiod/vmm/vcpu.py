@@ -18,6 +18,7 @@ from typing import Any, Final
 from attrs import define, evolve, field
 
 from mmiod.errors import MmiodError
+from mmiod.protocol.exit.sourced import Reply
 from mmiod.protocol.exit.table import NUMBERS
 from mmiod.values import (
     AcknowledgeExit,
@@ -139,6 +140,7 @@ class Vcpu:
             return None
         self.clock.completed(sent_ns, done)
         self._arm()
+        assert not isinstance(done.completion, Reply), "no source's exit was sent"
         return done.completion
 
     # --- stops of the CPU ----------------------------------------------------------------
@@ -197,6 +199,8 @@ class Vcpu:
     def _complete(self, exit_: RawExit, completion: Completion) -> None:
         if isinstance(completion, Done):
             self.cpu.apply(completion.delta)
+            if completion.delta.debug:
+                self.cpu.trap(completion.delta.debug)
         elif isinstance(completion, Fault):
             if completion.delta is not None:
                 self.cpu.apply(completion.delta)
@@ -225,6 +229,10 @@ class Vcpu:
             raise Stuck(f"linear address {asked.gva:#x} is not mapped for {asked.intent.name}")
         page = {(asked.gva & _PAGE, asked.intent): gpa & _PAGE}
         return evolve(exit_, translations=exit_.translations | page)
+
+    def on_registers(self, exit_: RawExit, asked: NeedRegisters) -> RawExit:
+        """The exit with vector registers."""
+        return evolve(exit_, state=evolve(exit_.state, vectors=self.cpu.vectors(asked.registers)))
 
     # --- requests --------------------------------------------------------------------------
 
@@ -260,10 +268,8 @@ def _verdict(completion: Completion) -> str:
         return f"mmiod does not execute this instruction (it looked at {completion.code.hex(' ')})"
     if isinstance(completion, Refused):
         return f"mmiod refuses the exit: {completion.reason.name}"
-    if isinstance(completion, Forward):
-        return "nobody claims this address, and its range says `forward`"
-    assert isinstance(completion, NeedRegisters), completion
-    return f"mmiod needs registers that this hypervisor does not send: {completion.registers!r}"
+    assert isinstance(completion, Forward), completion
+    return "nobody claims this address, and its range says `forward`"
 
 
 _STOPS: Final[dict[type[Stop], Callable[[Vcpu, Any], None]]] = {
@@ -275,4 +281,5 @@ _SUPPLEMENTS: Final[dict[type[Any], Callable[[Vcpu, RawExit, Any], RawExit]]] = 
     NeedBytes: Vcpu.on_more_bytes,
     NeedMemory: Vcpu.on_more_memory,
     NeedTranslation: Vcpu.on_translation,
+    NeedRegisters: Vcpu.on_registers,
 }

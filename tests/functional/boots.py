@@ -39,11 +39,12 @@ def pc(file: str = "pc.toml", /, **devices: Mapping[str, Any] | None) -> Tables:
             del tables["devices"][name]
         else:
             tables["devices"][name] = dict(device)
+    there = {*tables["devices"], "vcpu0", "hypervisor"}
+    wires = {source: [sink] if isinstance(sink, str) else sink for source, sink in tables["wires"].items()}
     tables["wires"] = {
-        source: sink
-        for source, sink in tables["wires"].items()
+        source: [sink for sink in sinks if sink.partition(".")[0] in there]
+        for source, sinks in wires.items()
         if source.partition(".")[0] in tables["devices"]
-        and sink.partition(".")[0] in {*tables["devices"], "vcpu0"}
     }
     for device in tables["devices"].values():
         device.pop("streams", None)
@@ -75,6 +76,8 @@ class Boot:
     firmware: Path = FIRMWARE
     options: tuple[str, ...] = ()
     """Further options of the hypervisor."""
+    plugins: Path | None = None
+    """A directory of plugins that hide bundled ones."""
 
     def command(self, directory: Path) -> list[str]:
         """The hypervisor's."""
@@ -133,8 +136,8 @@ class Booting:
 
 
 def _without_latency(record: Record) -> Record:
-    *rest, _, pc = record
-    return cast("Record", (*rest, 0, pc))
+    *rest, _, pc, count = record
+    return cast("Record", (*rest, 0, pc, count))
 
 
 def console(trace: list[Record]) -> str:
@@ -168,6 +171,9 @@ async def serving(directory: Path, *boots: Boot) -> AsyncIterator[Daemon]:
         "daemon": {"control": str(directory / "control"), "recorder_capacity": 1 << 20, "log_level": "error"},
         "vm": [],
     }
+    plugins = [str(boot.plugins) for boot in boots if boot.plugins is not None]
+    if plugins:
+        tables["daemon"]["plugins"] = plugins
     for boot in boots:
         path = directory / f"{boot.name}.toml"
         path.write_text(toml(boot.machine))

@@ -152,14 +152,14 @@ def _stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def start(stack: ExitStack, config: Path, *prefix: str | Path) -> Served:
+def start(stack: ExitStack, config: Path, *prefix: str | Path, options: tuple[str, ...] = ()) -> Served:
     """`mmiod serve`, perhaps by way of another program."""
     directory = config.parent
     manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     manager.bind(str(directory / "notify"))
     manager.settimeout(PATIENCE_S)
     log = directory / "log"
-    command = [*prefix, sys.executable, "-m", "mmiod", "serve", "--config", config]
+    command = [*prefix, sys.executable, "-m", "mmiod", "serve", "--config", config, *options]
     environment = {**ENVIRONMENT, "NOTIFY_SOCKET": str(directory / "notify")}
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, env=environment, stderr=stderr, stdout=subprocess.DEVNULL)
@@ -172,9 +172,9 @@ def start(stack: ExitStack, config: Path, *prefix: str | Path) -> Served:
     return Served(directory, process, manager, log)
 
 
-def serve(stack: ExitStack, config: Path) -> Served:
+def serve(stack: ExitStack, config: Path, *options: str) -> Served:
     """A daemon that is ready."""
-    served = start(stack, config)
+    served = start(stack, config, options=options)
     assert "1 VMs, 0 attached, 2 devices, 0 accesses" == served.notified("READY")["STATUS"]
     return served
 
@@ -199,6 +199,23 @@ def attach(stack: ExitStack, served: Served) -> Hypervisor:
     hypervisor = Hypervisor(connect(stack, served.directory / "vm.exit"))
     hypervisor.hello()
     return hypervisor
+
+
+def edit(directory: Path, old: str, new: str) -> None:
+    """Change the plugin, as an editor does: another file takes its place."""
+    path = directory / "slow.py"
+    text = path.read_text()
+    assert 1 == text.count(old)
+    (directory / "new").write_text(text.replace(old, new))
+    (directory / "new").replace(path)
+
+
+def ctl(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`mmioctl` to its end."""
+    command = [sys.executable, "-m", "mmiod.ctl", "--socket", str(directory / "control"), *arguments]
+    return subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 def in_(vcpu: int, port: int) -> DecodedExit:
@@ -264,14 +281,61 @@ def test_sigusr2_dumps_tasks_and_exits(stack: ExitStack, tmp_path: Path) -> None
     assert any(line.startswith("pump.py:") for line in pump["stack"])
 
 
-def test_sighup_leaves_guests_alone(stack: ExitStack, tmp_path: Path) -> None:
-    """There is no reload yet: an operator who asks is told, and the session goes on."""
+def test_sighup_reloads_what_has_changed(stack: ExitStack, tmp_path: Path) -> None:
+    """The manager is told begin and end; an edited plugin serves, and what is not reloaded is said."""
     served = serve(stack, configured(tmp_path))
     hypervisor = attach(stack, served)
     hypervisor.exit(in_(0, 0x200))
+    edit(tmp_path, "        return PENDING\n", "        return 7\n")
     served.process.send_signal(signal.SIGHUP)
-    assert "warning" == served.waits_for("reload_refused")[0]["level"]
+    served.notified("RELOADING")
+    assert "1 VMs, 1 attached" in served.notified("READY")["STATUS"]
+    assert Values(b"\x07\0\0\0") == hypervisor.exit(in_(0, 0x100)).completion
+    (event,) = served.events("device_reloaded")
+    assert ("slow", 2, ["vm/slow"]) == (event["plugin"], event["generation"], event["devices"])
+    (event,) = served.events("plugins_reloaded")
+    assert (["slow"], "mmiod.toml and machine files, which are read at start only") == (
+        event["changed"], event["not_reloaded"]
+    )  # fmt: skip
+
+
+def test_access_that_waits_survives_a_reload(stack: ExitStack, tmp_path: Path) -> None:
+    """By mmioctl, while a vCPU waits; a plugin that is broken is refused with its place, status 1."""
+    served = serve(stack, configured(tmp_path))
+    hypervisor = attach(stack, served)
+    hypervisor.socket.send(hypervisor.client.exit(in_(0, 0x100)))
+    edit(tmp_path, "        return PENDING\n", "        (\n")
+    refused = ctl(tmp_path, "reload", "slow")
+    assert 1 == refused.returncode
+    assert f"mmioctl: slow is not reloaded: {tmp_path}/slow.py:10: SyntaxError: " in refused.stderr
+    answered = "        return 7\n\n    def on_reload(self) -> None:\n        self.complete(5)\n"
+    edit(tmp_path, "        (\n", answered)
+    done = ctl(tmp_path, "reload", "vm/slow")
+    assert done.stdout.startswith("slow: generation 2 serves vm/slow; the pause was ")
+    completed = hypervisor.receive()
+    assert isinstance(completed, Completed)
+    assert Values(b"\x05\0\0\0") == completed.completion
+    again = ctl(tmp_path, "reload", "slow")
+    assert "TypeError: slow completed an access that it does not owe" in again.stderr
+    back = ctl(tmp_path, "rollback", "slow")
+    assert back.stdout.startswith("slow: generation 3 serves vm/slow; ")
+    unknown = ctl(tmp_path, "reload", "fast")
+    known = "fast is neither a plugin nor the name of one device; there are: legacy/uart16550, slow"
+    assert (1, f"mmioctl: {known}\n") == (unknown.returncode, unknown.stderr)
+
+
+def test_saved_plugin_is_reloaded(stack: ExitStack, tmp_path: Path) -> None:
+    """With --watch a save is enough; a broken one is refused, and the next one serves."""
+    served = serve(stack, configured(tmp_path), "--watch")
+    hypervisor = attach(stack, served)
     hypervisor.exit(in_(0, 0x200))
+    edit(tmp_path, "        return PENDING\n", "        (\n")
+    assert 10 == served.waits_for("reload_rejected")[0]["line"]
+    edit(tmp_path, "        (\n", "        return 9\n")
+    assert 2 == served.waits_for("device_reloaded")[0]["generation"]
+    assert Values(b"\x09\0\0\0") == hypervisor.exit(in_(0, 0x100)).completion
+    served.process.terminate()
+    assert 0 == served.ends()
 
 
 def test_stale_socket_is_removed(stack: ExitStack, tmp_path: Path) -> None:
@@ -370,3 +434,14 @@ def test_demo_reaches_the_firmwares_end() -> None:
     assert figures["finished"]
     assert [[]] == [totals["unsupported"] for totals in figures["exits"]["totals"]]
     assert "debugcon" in json.dumps(figures["statistics"])
+
+
+@pytest.mark.needs("seabios", "unicorn")
+def test_demo_of_a_reload_reaches_its_end() -> None:
+    """`mmiod demo-reload`: the broken edit is refused, the other one speaks the firmware's last line."""
+    shown = run("demo-reload")
+    assert 0 == shown.returncode, shown.stderr
+    assert "debugcon.py:33: SyntaxError: '(' was never closed" in shown.stdout
+    assert "pseudo/debugcon: generation 2 serves demo/debugcon; the pause was " in shown.stdout
+    assert "Press ESC for boot menu." in shown.stdout
+    assert "\nNO BOOTABLE DEVICE.\n" in shown.stdout

@@ -51,13 +51,31 @@ async def test_firmware_configures_the_same_machine_on_kvm_and_on_unicorn(tmp_pa
     assert ("MMIO", "testdev") in {(space, device) for space, _, _, device in maps[0]}
 
 
-async def test_a_boot_on_kvm_goes_on_in_another_daemon(tmp_path: Path) -> None:
-    """In real time, too, devices are saved in the middle and restored elsewhere."""
+async def test_firmware_boots_with_the_kernels_interrupt_controllers(tmp_path: Path) -> None:
+    """Its timer ticks through KVM's 8259, the UART's and PCI's lines lead there, HLT is KVM's."""
+    boot = Boot(pc("pc-irqchip.toml"), options=(*KVM, "--irqchip", "kernel"))
+    async with booting(tmp_path, boot) as under_way:
+        log = await under_way.reaches_its_end()
+        machine = under_way.daemon.machines["vm"]
+        flights = under_way.daemon.flights("vm")
+    assert "Found 4 PCI devices" in log
+    assert "Found 1 cpu(s) max supported 1 cpu(s)" in log
+    assert {f"hypervisor.{line}" for line in (0, 1, 4, 8, 9, 10, 11, 12)} <= set(machine.wires.sinks)
+    assert not machine.interrupts
+    assert flights is not None
+    assert {"DecodedExit"} == set(flights.totals.exits)
+
+
+@pytest.mark.parametrize("irqchip", ["mmiod", "kernel"])
+async def test_a_boot_on_kvm_goes_on_in_another_daemon(tmp_path: Path, irqchip: str) -> None:
+    """In real time, too, devices are saved in the middle and restored elsewhere, their lines with them."""
+    machine = pc("pc-irqchip.toml" if irqchip == "kernel" else "pc.toml")
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    boot = Boot(options=(*KVM, "--hand-over", f"2000:{there}/second.exit:second"))
-    async with serving(there, Boot(name="second")) as second, booting(here, boot) as first:
+    move = ("--irqchip", irqchip, "--hand-over", f"2000:{there}/second.exit:second")
+    boot = Boot(machine, options=(*KVM, *move))
+    async with serving(there, Boot(machine, name="second")) as second, booting(here, boot) as first:
         log = await Booting(second, first.hypervisors).reaches_its_end("second")
         begin = first.log()
     assert "SeaBIOS (version" in begin

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from mmiod import config
+from mmiod.core.device_task import MAX_ATTEMPTS
 from mmiod.protocol.exit import Ack, Completed
 from mmiod.trace.record import ADDRESS, DEVICE, DIRECTION, REGISTER, SIZE, VALUE, Record
 from mmiod.values import READ, WRITE, DecodedExit, Space
@@ -124,6 +125,22 @@ async def test_without_swtpm_commands_fail(tmp_path: Path, monkeypatch: pytest.M
     async with tpm_vm(tmp_path, "swtpm") as vm:
         assert 0x101 == code(await vm.execute(STARTUP))
         assert "No such file or directory: 'swtpm'" in str(vm.named("backend_failed")[0]["reason"])
+
+
+@pytest.mark.parametrize("words", ["", "no room in /tmp"])
+async def test_swtpm_that_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """Its status and last words are in the event, failure mode is told once; it is not tried for ever."""
+    program = tmp_path / "swtpm"
+    program.write_text(f"#!/bin/sh\necho once >> {tmp_path}/starts\necho '{words}' >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    async with tpm_vm(tmp_path, "swtpm") as vm:
+        assert 0x101 == code(await vm.execute(STARTUP))
+        assert 1 == await vm.get(STS) & 1
+        told = str(vm.named("backend_failed")[0]["reason"])
+        assert f"it ended with status 3: {words}".removesuffix(": ") == told
+        assert 1 == len(vm.named("tpm_failed"))
+    assert (tmp_path / "starts").read_text().count("once") <= 2 * MAX_ATTEMPTS
 
 
 async def test_pause_waits_for_a_command_under_way(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from mmiod.protocol.exit import replies
 from mmiod.protocol.exit.client import Client
 from mmiod.protocol.exit.codec import pack
 from mmiod.protocol.exit.completions import NO_DEADLINE, encode_completion
-from mmiod.protocol.exit.events import Arrived, Hello, Map, Pause, Reset, Restore, Save
+from mmiod.protocol.exit.events import Arrived, Eoi, Hello, Map, Pause, Reset, Restore, Save
 from mmiod.protocol.exit.readers import read
+from mmiod.protocol.exit.sourced import SourceExit
 from mmiod.protocol.exit.table import MAX_MESSAGE, NUMBERS
 from mmiod.values import Completion, DecodedExit, Direction, Exit, HaltExit, TickExit, Values
 from mmiod.vmm.accelerator import Accelerator
@@ -82,6 +83,10 @@ class FakeDaemon:
     maps: list[Map] = field(factory=list)
     resets: list[Reset] = field(factory=list)
     hellos: list[Hello] = field(factory=list)
+    eois: list[int] = field(factory=list)
+    """Lines whose interrupt the guest ended."""
+    high: set[int] = field(factory=set)
+    """Lines that are high: each is told once more when its interrupt is ended."""
     resends: int = 0
     failure: BaseException | None = None
     _last: tuple[bytes, bytes] = (b"", b"")
@@ -138,6 +143,9 @@ class FakeDaemon:
             return False
         if isinstance(message, Arrived):
             return self._exit(connection, message)
+        if isinstance(message, Eoi):
+            self._eoi(message.line)
+            return True
         reply = self._control(message)
         if type(message) is self.break_at:
             self.break_at = None
@@ -147,6 +155,16 @@ class FakeDaemon:
         else:
             connection.send(reply)
         return True
+
+    def set_level(self, line: int, level: bool) -> None:
+        """A device changes a line of the hypervisor's controller."""
+        (self.high.add if level else self.high.discard)(line)
+        self.send(replies.set_level(line, level))
+
+    def _eoi(self, line: int) -> None:
+        self.eois.append(line)
+        if line in self.high:
+            self.set_level(line, level=True)
 
     def _save(self, connection: socket.socket, message: Save) -> None:
         descriptor = os.memfd_create("state")
@@ -196,8 +214,9 @@ class FakeDaemon:
         return True
 
     def _execute(self, arrived: Arrived) -> bytes:
-        self.exits.append((arrived.exit, arrived.guest_ns))
         exit_ = arrived.exit
+        assert not isinstance(exit_, SourceExit), "mmiod-vmm sends the protocol's own exits"
+        self.exits.append((exit_, arrived.guest_ns))
         if isinstance(exit_, DecodedExit) and exit_.address == EXIT_PORT:
             self.request("EXIT", exit_.data[0])
             completion: Completion | None = Values()

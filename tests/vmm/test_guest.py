@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 
 import pytest
 
@@ -32,6 +33,18 @@ def test_sizes_without_a_place_are_refused(mebibytes: int, size: int, words: str
     """The message has the value and the bounds."""
     with pytest.raises(ValueError, match=words):
         GuestMemory.create(mebibytes, bytes(size))
+
+
+def test_ram_may_be_in_somebody_elses_memfd() -> None:
+    """Whoever made it sees what the guest writes; another size is refused."""
+    descriptor = os.memfd_create("ram")
+    os.ftruncate(descriptor, 1 << 20)
+    memory = GuestMemory.create(1, firmware(EXIT), descriptor)
+    memory.write(0x1234, b"seen")
+    assert b"seen" == os.pread(descriptor, 4, 0x1234)
+    with pytest.raises(ValueError, match="descriptor has 0x100000 bytes, not 0x200000"):
+        GuestMemory.create(2, firmware(EXIT), descriptor)
+    memory.close()
 
 
 def test_firmware_lies_below_4_gib_and_in_the_shadow() -> None:

@@ -13,6 +13,7 @@ from mmiod.protocol.exit.table import NUMBERS
 from mmiod.values import (
     CS,
     DS,
+    ES,
     AcknowledgeExit,
     Completion,
     DecodedExit,
@@ -25,16 +26,20 @@ from mmiod.values import (
     Intent,
     NeedBytes,
     NeedMemory,
+    NeedRegisters,
     NeedTranslation,
+    RawExit,
+    RegisterSet,
     Retry,
     Segment,
     Space,
     Values,
 )
-from mmiod.vmm import kvm_abi as abi
-from mmiod.vmm.accelerator import Accelerator, Paused
+from mmiod.vmm import kvm_abi as abi, kvm_cpuid
+from mmiod.vmm.accelerator import Accelerator, Paused, Touched
 from mmiod.vmm.guest import GuestMemory
-from mmiod.vmm.kvm import NEEDED, Kvm, KvmCpu, SignalAlarm, Unavailable
+from mmiod.vmm.kvm import NEEDED, NEEDED_FOR_IRQCHIP, Kvm, KvmCpu, SignalAlarm, Unavailable
+from mmiod.vmm.kvm_cpuid import Processor
 from mmiod.vmm.vcpu import Vcpu
 from tests.vmm import fake
 from tests.vmm.fake import EXIT, GDT, GDTR, IVT_20, FakeDaemon, Run, firmware, ones, ports
@@ -275,6 +280,18 @@ def test_an_instruction_that_kvm_does_not_know_is_mmiods() -> None:
 
 
 @kvm
+def test_a_loaded_segment_is_applied() -> None:
+    """The guest goes on with the segment that DONE brings, its hidden part as it is there."""
+    es = Segment(0x61000, 0xFFFF, 0x6000, 0x93)
+    code = VGA + POPCNT + "26c60634125a" + EXIT  # mov byte es:[0x1234], 0x5a
+    run = guest(firmware("bc0070" + code), scripted(Done(Delta(0xE, 2, segments={ES: es}))))
+
+    assert run.run() == 0
+
+    assert b"\x5a" == run.memory.read(0x62234, 1)
+
+
+@kvm
 def test_a_fault_that_mmiod_reports_reaches_the_guests_handler() -> None:
     """Vector 13 through the vector table, with the instruction's own address on the stack."""
     vector = "c7063400 0002 c7063600 00f0"
@@ -284,6 +301,109 @@ def test_a_fault_that_mmiod_reports_reaches_the_guests_handler() -> None:
     assert run.run() == 0
 
     assert [("WRITE", 0x41, bytes([3 + 12 + 5, 0]))] == ports(run)
+
+
+@kvm
+def test_a_page_fault_has_its_address_in_cr2() -> None:
+    """As FAULT says; the handler of vector 14 reads it."""
+    vector = "c7063800 0002 c7063a00 00f0"
+    code = STACK + vector + VGA + POPCNT + EXIT
+    run = guest(
+        firmware(code, at_200="0f20d0 66e741" + EXIT), scripted(Fault(14, 2, 0x12345678, Delta(3, 2, {3: 5})))
+    )
+
+    assert run.run() == 0
+
+    assert [("WRITE", 0x41, bytes.fromhex("78563412"))] == ports(run)
+    assert 5 == run.vcpu.cpu.state().gpr[3]
+
+
+@kvm
+def test_a_breakpoint_that_mmiod_met_reaches_the_guests_handler() -> None:
+    """DR0-3 come along when asked for; DONE with debug bits is #DB behind it, with those in DR6."""
+    vector = "c7060400 0002 c7060600 00f0"
+    watch = "66b800000b00 0f23c0 66b801030700 0f23f8"  # mov dr0, 0xb0000; mov dr7, 0x70301
+    code = STACK + vector + watch + VGA + POPCNT
+    after = len(bytes.fromhex(code))
+    daemon = scripted(NeedRegisters(RegisterSet.DEBUG), Done(Delta(after, 2, debug=1)))
+    run = guest(firmware(code + "ebfe", at_200="58 e741 0f21f0 e742" + EXIT), daemon)
+
+    assert run.run() == 0
+
+    supplied = raw_exits(run)[-1].state.vectors
+    assert supplied is not None
+    assert 0xB0000 == supplied.dr[0]
+    (_, _, address), (_, _, status) = ports(run)
+    assert (after, 1) == (int.from_bytes(address, "little"), status[0] & 0xF)
+
+
+@kvm
+def test_a_device_may_be_read_before_another_instruction_fails() -> None:
+    """Only what KVM read for the failing instruction itself would be read twice."""
+    code = VGA + "a01000" + POPCNT
+    run = guest(firmware(code + EXIT), scripted(Done(Delta(len(bytes.fromhex(code)), 2))))
+
+    assert run.run() == 0
+
+    assert 1 == len(raw_exits(run))
+
+
+def interrupted_by(completion: Completion) -> FakeDaemon:
+    """A raw exit's completion is this, and brings the interrupt request."""
+
+    def answer(daemon: FakeDaemon, exit_: Exit) -> Completion | None:
+        if isinstance(exit_, RawExit):
+            daemon.interrupt = True
+            return completion
+        if isinstance(exit_, AcknowledgeExit):
+            daemon.interrupt = False
+            return Values(b"\x20")
+        return ones(daemon, exit_)
+
+    return FakeDaemon(answer)
+
+
+@kvm
+def test_an_interrupt_that_is_taken_behind_a_raw_exit_is_not_lost() -> None:
+    """The instruction is in the shadow of STI: with its end the interrupt comes, at once."""
+    code = STACK + IVT_20 + VGA + "fb" + POPCNT  # sti; popcnt
+    done = Done(Delta(len(bytes.fromhex(code)), 0x202))
+    run = guest(firmware(code + "ebfe", at_200="b007 e681" + EXIT), interrupted_by(done))
+
+    assert run.run() == 0
+
+    assert [("WRITE", 0x81, b"\7")] == ports(run)
+
+
+BEFORE = STACK + IVT_20 + "c7063400 0003 c7063600 00f0" + "fb" + VGA + POPCNT
+"""Vector 13 is f000:0300; with interrupts enabled, the instruction that is mmiod's."""
+
+
+@kvm
+@pytest.mark.parametrize("completion", [Fault(13, 0), Done(Delta(0x300, 2))])
+def test_an_interrupt_waits_for_the_handler_or_the_flags_of_a_completion(completion: Completion) -> None:
+    """A fault's handler, or code with IF clear as DONE says, runs on until its STI."""
+    daemon = interrupted_by(completion)
+    run = guest(firmware(BEFORE, at_300="e680 40 e682 fb ebfe", at_200="e681" + EXIT), daemon)
+
+    assert run.run() == 0
+
+    assert [0x80, 0x82, 0x81] == [port for _, port, _ in ports(run)]
+
+
+@kvm
+def test_an_interrupt_shadow_ends_with_an_instruction_that_mmiod_executed() -> None:
+    """The one of STI, which KVM has seen, and which is gone at the next entry."""
+    cpu = KvmCpu(Kvm.open(), GuestMemory.create(1, firmware("fb" + POPCNT + "ebfe")), lambda *_: b"")
+    assert Touched() == cpu.run()
+    shadow = abi.RUN_EVENTS + abi.EVENTS_SHADOW
+    before = cpu.registers.run[shadow]
+
+    cpu.apply(Delta(7, 0x202))
+    cpu.arm(0, interrupt=False)
+    assert Paused() == cpu.run()
+
+    assert (True, 0, 7) == (before > 0, cpu.registers.run[shadow], cpu.state().rip)
 
 
 @kvm
@@ -331,15 +451,20 @@ def test_a_triple_fault_resets_machine_and_vcpu() -> None:
 # --- the processor and the way to KVM ---------------------------------------------------------
 
 
+def entries(processor: Processor) -> dict[int, list[int]]:
+    """eax, ebx, ecx and edx of each leaf."""
+    found = (
+        abi.CPUID_ENTRY.unpack_from(processor.cpuid, place)
+        for place in range(abi.CPUID_HEAD.size, len(processor.cpuid), abi.CPUID_ENTRY.size)
+    )
+    return {leaf: registers for leaf, _, _, *registers in found}
+
+
 @kvm
 def test_the_guests_processor_is_plain() -> None:
     """KVM is told of a 64-bit one with SSE2, without APIC, MTRRs, VMX, AVX and hypervisor leaves."""
     processor = Kvm.open().processor
-    entries = (
-        abi.CPUID_ENTRY.unpack_from(processor.cpuid, place)
-        for place in range(abi.CPUID_HEAD.size, len(processor.cpuid), abi.CPUID_ENTRY.size)
-    )
-    leaves = {leaf: registers for leaf, _, _, *registers in entries}
+    leaves = entries(processor)
     features, extended = leaves[1], leaves[0x8000_0001]
 
     assert (1, 0x8000_0008) == (leaves[0][0], leaves[0x8000_0000][0])
@@ -349,6 +474,32 @@ def test_the_guests_processor_is_plain() -> None:
     assert present == features[3] & (present | absent)
     assert 1 << 20 | 1 << 29 == extended[3] & (1 << 20 | 1 << 29)
     assert processor.physical_bits == leaves[0x8000_0008][0] & 0xFF
+
+
+def test_vector_registers_are_given_to_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a processor that has everything: AVX with XSAVE, leaf 7 and the sizes of leaf 0xD, or none of it."""
+    present = [0x0, 0x1, 0x7, 0xD, 0x8000_0000, 0x8000_0001, 0x8000_0008, 0x4000_0000]
+
+    def everything(_descriptor: int, _request: int, image: bytearray) -> int:
+        abi.CPUID_HEAD.pack_into(image, 0, len(present), 0)
+        for number, leaf in enumerate(present):
+            words = (
+                0x16 if not leaf else 0x8000_0020 if leaf == 0x8000_0000 else 0xFFFF_FFFF,
+                *3 * (0xFFFF_FFFF,),
+            )
+            place = abi.CPUID_HEAD.size + number * abi.CPUID_ENTRY.size
+            abi.CPUID_ENTRY.pack_into(image, place, leaf, 0, 0, *words)
+        return 0
+
+    monkeypatch.setattr(kvm_cpuid, "ioctl", everything)
+    plain, vectors = (entries(Processor.supported(0, vectors=given)) for given in (False, True))
+
+    assert {0x7, 0xD} == vectors.keys() - plain.keys()
+    assert ([1, 0x8000_0008], [0xD, 0x8000_0008]) == tuple(
+        [leaves[0][0], leaves[0x8000_0000][0]] for leaves in (plain, vectors)
+    )
+    xsave_and_avx = 1 << 26 | 1 << 28
+    assert (0, xsave_and_avx) == (plain[1][2] & xsave_and_avx, vectors[1][2] & xsave_and_avx)
 
 
 @kvm
@@ -399,3 +550,13 @@ def test_a_kvm_that_lacks_something_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
     with pytest.raises(Unavailable, match="this kernel's KVM lacks telepathy"):
         Kvm.open()
+
+
+@kvm
+def test_controllers_in_the_kernel_need_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they need is asked for with them only."""
+    monkeypatch.setitem(NEEDED_FOR_IRQCHIP, 9999, "clairvoyance")
+
+    Kvm.open()
+    with pytest.raises(Unavailable, match="this kernel's KVM lacks clairvoyance"):
+        Kvm.open(irqchip=True)

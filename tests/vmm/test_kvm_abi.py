@@ -18,6 +18,10 @@ SIZES = {
     "FPU_SIZE": "kvm_fpu",
     "XCRS_SIZE": "kvm_xcrs",
     "ENABLE_CAP_SIZE": "kvm_enable_cap",
+    "IRQCHIP_SIZE": "kvm_irqchip",
+    "LAPIC_SIZE": "kvm_lapic_state",
+    "MP_STATE_SIZE": "kvm_mp_state",
+    "XSAVE_SIZE": "kvm_xsave",
 }
 STRUCTS = {
     "RUN_IO": "kvm_run: io.direction io.size io.port io.count io.data_offset",
@@ -27,6 +31,10 @@ STRUCTS = {
         " emulation_failure.insn_size emulation_failure.insn_bytes"
     ),
     "RUN_ENTRY_FAILURE": "kvm_run: fail_entry.hardware_entry_failure_reason",
+    "IRQCHIP": "kvm_irqchip: chip_id",
+    "IRQ_LEVEL": "kvm_irq_level: irq level",
+    "IRQFD": "kvm_irqfd: fd gsi flags resamplefd",
+    "MSI": "kvm_msi: address_lo address_hi data flags",
     "MEMORY_REGION": ("kvm_userspace_memory_region: slot flags guest_phys_addr memory_size userspace_addr"),
     "REGS": "kvm_regs: rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags",
     "SEGMENT": "kvm_segment: base limit selector type present dpl db s l g avl unusable",
@@ -50,6 +58,11 @@ OFFSETS = {
     "RUN_READY_FOR_INTERRUPT_INJECTION": "kvm_run, ready_for_interrupt_injection",
     "RUN_IF_FLAG": "kvm_run, if_flag",
     "RUN_MMIO_DATA": "kvm_run, mmio.data",
+    "RUN_VALID_REGS": "kvm_run, kvm_valid_regs",
+    "RUN_DIRTY_REGS": "kvm_run, kvm_dirty_regs",
+    "RUN_REGS": "kvm_run, s.regs.regs",
+    "RUN_SREGS": "kvm_run, s.regs.sregs",
+    "RUN_EVENTS": "kvm_run, s.regs.events",
     "SREGS_SEGMENTS": "kvm_sregs, cs",
     "SREGS_TABLES": "kvm_sregs, gdt",
     "SREGS_CONTROL_AT": "kvm_sregs, cr0",
@@ -138,7 +151,19 @@ def test_members_follow_each_other_in_the_kernels_order(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "name", ["SEGMENT", "TABLE", "MEMORY_REGION", "TRANSLATION", "CPUID_ENTRY", "CPUID_HEAD"]
+    "name",
+    [
+        "SEGMENT",
+        "TABLE",
+        "MEMORY_REGION",
+        "TRANSLATION",
+        "CPUID_ENTRY",
+        "CPUID_HEAD",
+        "IRQCHIP",
+        "IRQ_LEVEL",
+        "IRQFD",
+        "MSI",
+    ],
 )
 def test_array_elements_and_arguments_have_the_kernels_size(name: str, tmp_path: Path) -> None:
     """What is packed whole has no byte too few."""

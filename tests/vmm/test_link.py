@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from attrs import define, field
 
 from mmiod.errors import ProtocolError
 from mmiod.protocol.exit import replies
@@ -11,7 +12,7 @@ from mmiod.protocol.exit.client import Client
 from mmiod.protocol.exit.codec import pack
 from mmiod.protocol.exit.events import Pause, Reset, Restore, Save
 from mmiod.protocol.exit.table import NUMBERS
-from mmiod.values import READ, DecodedExit, HaltExit, Space, Values
+from mmiod.values import READ, Completion, DecodedExit, Exit, HaltExit, Space, Values
 from mmiod.vmm.guest import GuestMemory
 from mmiod.vmm.link import HandOver, Link, LinkLost, Refused, connect_to
 from tests.vmm.fake import EXIT, TOKEN, VM, FakeDaemon, firmware, guest, ports
@@ -281,3 +282,48 @@ def test_the_vcpu_hands_over_after_that_many_exits(exits: int) -> None:
         exit_.data for daemon in (here, there) for exit_, _ in daemon.exits if isinstance(exit_, DecodedExit)
     ]
     assert [b"\3", b"\2", b"\1", b"\0"] == values
+
+
+@define
+class Controller:
+    """An interrupt controller that keeps what it is told; the guest ends line 11's interrupt once."""
+
+    told: list[tuple[object, ...]] = field(factory=list)
+    lines: list[int] = field(factory=lambda: [11])
+
+    def set_level(self, line: int, level: bool) -> None:
+        """Keep it."""
+        self.told.append(("level", line, level))
+
+    def msi(self, address: int, data: int) -> None:
+        """Keep it."""
+        self.told.append(("msi", address, data))
+
+    def ended(self) -> list[int]:
+        """Line 11, then nothing."""
+        lines, self.lines = self.lines, []
+        return lines
+
+
+def test_a_controller_on_this_side_hears_of_lines_and_messages_and_is_heard() -> None:
+    """SET_LEVEL and MSI before the completion that they come with; what has ended is an EOI, once."""
+
+    def answer(daemon: FakeDaemon, _exit: Exit) -> Completion:
+        daemon.set_level(11, level=True)
+        daemon.send(replies.msi(0xFEE0_0000, 0x41))
+        return Values(b"\0")
+
+    daemon = FakeDaemon(answer)
+    link = link_to(daemon)
+    link.controller = controller = Controller()
+
+    link.exchange(reading(0x40), 0)
+    assert [("level", 11, True), ("msi", 0xFEE0_0000, 0x41)] == controller.told
+    daemon.high.clear()
+    link.poll()
+    link.poll()
+    link.exchange(reading(0x40), 0)
+    link.close()
+    daemon.join()
+
+    assert [11] == daemon.eois

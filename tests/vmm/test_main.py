@@ -37,9 +37,11 @@ def serving(directory: Path) -> Iterator[FakeDaemon]:
 @pytest.mark.parametrize(
     ("more", "bitness", "required"),
     [
-        pytest.param((), 32, 2, marks=pytest.mark.needs("unicorn")),
-        pytest.param(("--icount", "shift=3"), 32, 3, marks=pytest.mark.needs("unicorn")),
+        pytest.param((), 64, 2, marks=pytest.mark.needs("unicorn")),
+        pytest.param(("--icount", "shift=3"), 64, 3, marks=pytest.mark.needs("unicorn")),
         pytest.param(("--accel", "kvm"), 64, 2, marks=pytest.mark.needs("kvm")),
+        pytest.param(("--accel", "kvm", "--vectors"), 64, 2, marks=pytest.mark.needs("kvm")),
+        pytest.param(("--accel", "kvm", "--irqchip", "kernel"), 64, 12, marks=pytest.mark.needs("kvm")),
     ],
 )
 def test_the_exit_status_is_what_the_guest_asks_for(
@@ -110,13 +112,26 @@ def test_bad_names_are_refused(tmp_path: Path, name: str, capsys: pytest.Capture
     assert f"{name!r} is not 1..32 printable ASCII characters" in capsys.readouterr().err
 
 
-def test_icount_on_kvm_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """KVM counts no instructions; status 2."""
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (
+            ("--accel", "kvm", "--icount", "shift=3"),
+            "--icount needs --accel unicorn: KVM counts no instructions",
+        ),
+        (("--irqchip", "kernel"), "--irqchip kernel needs --accel kvm: the kernel's controllers are KVM's"),
+        (("--vectors",), "--vectors needs --accel kvm: Unicorn has SSE at most"),
+    ],
+)
+def test_what_an_accelerator_has_not_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], words: str
+) -> None:
+    """The message says why; status 2."""
     with pytest.raises(SystemExit) as caught:
-        main(arguments(tmp_path, "--accel", "kvm", "--icount", "shift=3"))
+        main(arguments(tmp_path, *more))
 
     assert 2 == caught.value.code
-    assert "--icount needs --accel unicorn: KVM counts no instructions" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["300", "x:/run/b", "300:", ":/run/b", "-1:/run/b"])

@@ -44,12 +44,12 @@ def test_the_window_opens_where_if_is_set() -> None:
     guest.meter.window = 1
 
     assert Paused() == guest.run()
-    assert (3, True, False) == (guest.registers.eip, guest.registers.shadow, guest.interruptible)
+    assert (3, True, False) == (guest.registers.rip, guest.registers.shadow, guest.interruptible)
 
     guest.meter.window, guest.meter.limit = 0, guest.meter.count + 1
 
     assert Paused() == guest.run()
-    assert (4, False, True) == (guest.registers.eip, guest.registers.shadow, guest.interruptible)
+    assert (4, False, True) == (guest.registers.rip, guest.registers.shadow, guest.interruptible)
 
 
 def test_a_load_of_ss_casts_a_shadow() -> None:
@@ -59,7 +59,7 @@ def test_a_load_of_ss_casts_a_shadow() -> None:
 
     guest.run()
 
-    assert (4, True) == (guest.registers.eip, guest.registers.shadow)
+    assert (4, True) == (guest.registers.rip, guest.registers.shadow)
 
 
 def test_a_reset_forgets_everything_but_memory() -> None:

@@ -5,6 +5,7 @@ import pytest
 from mmiod.values import (
     CS,
     DS,
+    ES,
     READ,
     WRITE,
     Completion,
@@ -27,6 +28,7 @@ from mmiod.values import (
     Space,
     Unsupported,
     Values,
+    VectorDelta,
 )
 from tests.vmm.fake import EXIT, GDT, GDTR, FakeDaemon, Run, firmware, guest, ones, ports
 
@@ -142,6 +144,17 @@ def test_a_delta_is_applied() -> None:
     ] == ports(run)
 
 
+def test_a_loaded_segment_is_applied() -> None:
+    """The guest goes on with the segment that DONE brings."""
+    code = "b800b8 8ed8 a14433 26c60634125a" + EXIT  # mov ax, [0xb8000 + 0x3344]; mov byte es:[0x1234], 0x5a
+    es = Segment(0x60000, 0xFFFF, 0x6000, 0x93)
+    run = guest(firmware(code), scripted(Done(Delta(rip=8, rflags=2, segments={ES: es}))))
+
+    assert run.run() == 0
+
+    assert b"\x5a" == run.memory.read(0x61234, 1)
+
+
 def test_a_rep_that_is_not_done_comes_back() -> None:
     """With RIP held and CX reduced, the rest goes out as another exit."""
     code = "b800b8 8ec0 31ff b90500 f3aa 89c8 e680" + EXIT  # es = 0xb800; rep stosb, 5 times
@@ -239,13 +252,58 @@ def test_what_mmiod_needs_is_sent_along(monkeypatch: pytest.MonkeyPatch) -> None
     assert (first.code, []) == (again.code, again.memory)
 
 
+def test_vector_registers_go_along_when_asked_for_and_come_back() -> None:
+    """XMM3 as the guest set it, control words as a reset did (SDM vol. 3, table 10-1).
+
+    What DONE changes is there for the guest's next instruction.
+    """
+    code = "b800b8 8ed8 0f20e0 80cc02 0f22e0"  # ds = 0xb800; cr4.osfxsr = 1
+    code += "b80100 660f6ed8 a00000"  # mov eax, 1 (16 bits of it); movd xmm3, eax; mov al, [0]
+    after = len(bytes.fromhex(code))
+    changed = VectorDelta(xmm={3: 0x1234})
+    daemon = scripted(
+        NeedRegisters(RegisterSet.SSE | RegisterSet.X87), Done(Delta(after, 2, vectors=changed))
+    )
+    run = guest(firmware(code + "660f7ed8 e740" + EXIT), daemon)  # movd eax, xmm3; out 0x40, ax
+
+    assert run.run() == 0
+
+    bare, supplied = raw_exits(run)
+    assert bare.state.vectors is None
+    assert supplied.state.vectors is not None
+    assert (0x40, 1, 0x1F80) == (
+        int.from_bytes(supplied.state.vectors.x87[:2], "little"),
+        supplied.state.vectors.zmm[3] & 0xFFFF,
+        int.from_bytes(supplied.state.vectors.x87[24:28], "little"),
+    )
+    assert [("WRITE", 0x40, b"\x34\x12")] == ports(run)
+
+
+def test_a_breakpoint_that_mmiod_met_reaches_the_guests_handler() -> None:
+    """DR0-3 come along when asked for; DONE with debug bits is #DB behind it, with those in DR6."""
+    vector = "c7060400 0002 c7060600 00f0"  # vector 1 is f000:0200
+    watch = "66b800000b00 0f23c0 66b801030700 0f23f8"  # mov dr0, 0xb0000; mov dr7, 0x70301
+    code = "bc0070" + vector + watch + "b800b8 8ed8 a00000"
+    after = len(bytes.fromhex(code))
+    daemon = scripted(NeedRegisters(RegisterSet.DEBUG), Done(Delta(after, 2, debug=1)))
+    run = guest(firmware(code + "ebfe", at_200="58 e741 0f21f0 e742" + EXIT), daemon)
+
+    assert run.run() == 0
+
+    supplied = raw_exits(run)[-1].state.vectors
+    assert supplied is not None
+    assert 0xB0000 == supplied.dr[0]
+    (_, _, address), (_, _, status) = ports(run)
+    assert (after, 1) == (int.from_bytes(address, "little"), status[0] & 0xF)
+
+
 @pytest.mark.parametrize(
     ("completion", "words"),
     [
         (Unsupported(bytes.fromhex("a00000")), "does not execute this instruction (it looked at a0 00 00)"),
         (Refused(Refusal.ADDRESS_MISMATCH), "refuses the exit: ADDRESS_MISMATCH"),
         (Forward(), "nobody claims this address"),
-        (NeedRegisters(RegisterSet.SSE), "needs registers"),
+        (NeedRegisters(RegisterSet.AVX), "Unicorn has no registers <RegisterSet.AVX: 4>"),
         (NeedMemory(0xA0000, 8), "no guest RAM of 8 bytes at 0xa0000"),
         (NeedBytes(0xA0000, 8), "no instruction bytes at linear address 0xa0000"),
     ],

@@ -1,0 +1,199 @@
+"""A stock QEMU and a stock kernel, fetched by `.ci/stock`, on devices of this daemon."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from mmiod import config, daemon
+from mmiod.core.ports import Signal
+from mmiod.daemon import Daemon
+from mmiod.service.limiter import RateLimiter
+from mmiod.service.notify import Notifier
+from tests.functional.boots import ROOT, toml
+
+PATIENCE_S = 60
+MEMORY = "256M"
+
+
+@cache
+def stock() -> Path:
+    """Where QEMU, kernel and busybox are."""
+    found = subprocess.run([ROOT / ".ci" / "stock"], capture_output=True, text=True, check=True)
+    return Path(found.stdout.strip())
+
+
+@define(eq=False)
+class Server:
+    """A daemon with one VM "guest" whose functions have sockets."""
+
+    directory: Path
+    daemon: Daemon
+    events: list[tuple[str, dict[str, object]]] = field(factory=list)
+    changed: Signal = field(factory=Signal)
+
+    def __attrs_post_init__(self) -> None:
+        """Keep the machine's events."""
+        machine = self.daemon.machines["guest"]
+        notify = machine.notify
+
+        def noting(event: str, **fields: object) -> None:
+            self.events.append((event, fields))
+            self.changed.set()
+            notify(event, **fields)
+
+        machine.notify = noting
+
+    def of(self, name: str) -> list[dict[str, object]]:
+        """The events of a name."""
+        return [fields for event, fields in self.events if event == name]
+
+    async def wait_for(self, name: str, count: int) -> None:
+        """Wait until there are so many events of a name."""
+        with trio.fail_after(PATIENCE_S):
+            while len(self.of(name)) < count:
+                await self.changed.wait()
+
+    @property
+    def functions(self) -> Any:  # noqa: ANN401  # what the test looks at is not the daemon's face
+        """The attachments of its functions, by device."""
+        return self.daemon.functions("guest")
+
+    async def arguments(self) -> list[str]:
+        """What `mmioctl qemu-args` prints."""
+        command = [sys.executable, "-m", "mmiod.ctl", "--socket", str(self.directory / "control"), "--json"]
+        done = await trio.run_process(
+            [*command, "qemu-args", "--memory", MEMORY], capture_stdout=True, cwd=ROOT
+        )
+        found: list[str] = json.loads(done.stdout)
+        return found
+
+
+@asynccontextmanager
+async def serving(directory: Path, devices: Mapping[str, Any]) -> AsyncIterator[Server]:
+    """The daemon, in this process."""
+    tables = {
+        "daemon": {"control": "control", "recorder_capacity": 1 << 20, "log_level": "warning"},
+        "vm": [
+            {"name": "guest", "machine": "guest.toml", "protocol": "vfio-user", "socket": "functions"},
+        ],
+    }
+    (directory / "guest.toml").write_text(toml({"devices": dict(devices)}))
+    (directory / "mmiod.toml").write_text(toml(tables))
+    built = daemon.build(config.load(directory / "mmiod.toml"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(daemon.serve, built, Notifier(), RateLimiter(), {})
+        await built.started.wait()
+        try:
+            yield Server(directory, built)
+        finally:
+            built.stopping.set()
+
+
+@define(eq=False)
+class Qemu:
+    """A QEMU under way, its standard input and output, and its errors."""
+
+    process: trio.Process
+    errors: Path
+    _pending: bytes = b""
+    lines: list[str] = field(factory=list)
+
+    async def ends(self) -> int:
+        """Wait for its end; the exit status."""
+        with trio.fail_after(PATIENCE_S):
+            return await self.process.wait()
+
+    async def line(self) -> str:
+        """The next line of its output; an error if it has ended."""
+        assert self.process.stdout is not None
+        with trio.fail_after(PATIENCE_S):
+            while b"\n" not in self._pending:
+                more = await self.process.stdout.receive_some()
+                assert more, self.errors.read_text()
+                self._pending += more
+        found, _, self._pending = self._pending.partition(b"\n")
+        self.lines.append(found.decode())
+        return self.lines[-1]
+
+    async def qtest(self, command: str) -> str:
+        """One command of qtest's, and what it gives; interrupts that come before it are in `lines`."""
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(f"{command}\n".encode())
+        while not (answer := await self.line()).startswith(("OK", "FAIL", "ERR")):
+            assert answer.startswith("IRQ"), answer
+        assert answer.startswith("OK"), answer
+        return answer[3:]
+
+
+@asynccontextmanager
+async def running(directory: Path, *arguments: str) -> AsyncIterator[Qemu]:
+    """QEMU without any device that is not asked for."""
+    command = [str(stock() / "qemu"), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    errors = directory / "qemu.err"
+    with errors.open("wb") as stderr:
+        process = await trio.lowlevel.open_process(
+            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+        )
+    try:
+        yield Qemu(process, errors)
+    finally:
+        with trio.CancelScope(shield=True):
+            process.kill()
+            await process.wait()
+
+
+# --- a guest ----------------------------------------------------------------------------------
+
+INIT = """\
+#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+"""
+
+
+def kernel(directory: Path, script: str) -> list[str]:
+    """Arguments for the stock kernel with a guest that is busybox and this script."""
+    image = directory / "initrd"
+    image.write_bytes(gzip.compress(archive(INIT + script + "poweroff -f\n"), 1))
+    line = "console=ttyS0 loglevel=4 tsc=unstable panic=-1"
+    return ["-kernel", str(stock() / "vmlinuz"), "-initrd", str(image), "-append", line]
+
+
+def archive(init: str) -> bytes:
+    """An initial RAM disk: cpio of form newc (Linux Documentation/driver-api/early-userspace)."""
+    folders = [(name, 0o40755, b"") for name in ("bin", "proc", "sys", "dev")]
+    files = [
+        ("bin/busybox", 0o100755, (stock() / "busybox").read_bytes()),
+        ("init", 0o100755, init.encode()),
+        ("TRAILER!!!", 0, b""),
+    ]
+    return b"".join(_entry(number, *found) for number, found in enumerate([*folders, *files], 1))
+
+
+def _entry(number: int, name: str, mode: int, data: bytes) -> bytes:
+    encoded = name.encode() + b"\0"
+    fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0)
+    head = b"070701" + b"".join(b"%08X" % value for value in fields) + encoded
+    head += bytes(-len(head) % 4)
+    return head + data + bytes(-len(data) % 4)
+
+
+def interrupts(console: str, driver: str) -> int:
+    """What /proc/interrupts counts for a driver."""
+    [line] = [line for line in console.splitlines() if line.rstrip().endswith(driver)]
+    return int(re.split(r"\s+", line.strip())[1])
