@@ -112,9 +112,9 @@ class Piix4Pm(PciFunction):
         fields={
             "SCI_EN": Field(0, access="rw"),
             "BRLD_EN_BM": Field(1, access="rw"),
-            "GBL_RLS": Field(2, access="pulse"),
+            "GBL_RLS": Field(2, access="singlepulse"),
             "SUS_TYP": Field(10, 3, access="rw"),
-            "SUS_EN": Field(13, access="pulse"),
+            "SUS_EN": Field(13, access="singlepulse"),
         },
         region=pm_io,
     )

@@ -205,8 +205,16 @@ class FwCfg(Device):
     def _advance(self) -> None:
         self._skip(1)
 
+    @data.on_read_batch
+    def _read_many(self, count: int) -> bytes:
+        position = self.state.position
+        part = self._item()[position : position + count]
+        self._skip(count)
+        return part.ljust(count, b"\0")
+
     data_low.value(_next)
     data_low.on_read(_advance)
+    data_low.on_read_batch(_read_many)
 
     def _skip(self, length: int) -> None:
         self.state.position = min(self.state.position + length, len(self._item()))

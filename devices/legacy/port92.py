@@ -24,7 +24,7 @@ class Port92(Device):
     length = 1
     control = Register(
         0,
-        fields={"INIT_NOW": Field(0, access="pulse"), "ALT_A20_GATE": Field(1)},
+        fields={"INIT_NOW": Field(0, access="singlepulse"), "ALT_A20_GATE": Field(1)},
     )
 
     @control.on_write

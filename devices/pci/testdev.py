@@ -56,12 +56,12 @@ class TestFunction(PciFunction):
     scratch = Register(0x04, size=4, region=registers)
     scratch64 = Register(0x08, size=8, region=registers)
     count = Register(0x10, size=4, access="r", region=registers)
-    interrupt_raise = Register(0x20, size=4, access="pulse", region=registers)
+    interrupt_raise = Register(0x20, size=4, access="singlepulse", region=registers)
     interrupt_status = Register(0x24, size=4, access="w1c", region=registers)
     interrupt_enable = Register(0x28, size=4, region=registers)
 
     port_scratch = Register(0, size=4, region=ports)
-    port_interrupt_raise = Register(4, size=4, access="pulse", region=ports)
+    port_interrupt_raise = Register(4, size=4, access="singlepulse", region=ports)
 
     @count.on_read
     def _count_read(self) -> None:

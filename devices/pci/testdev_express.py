@@ -33,7 +33,7 @@ class ExpressTestFunction(PcieFunction):
     msi = Msi(0x80, vectors=VECTORS, masking=True)
     msix = MsiX(0xA0, vectors=VECTORS, table=(registers, 0x800), pending=(registers, 0xC00))
 
-    raised = Register(0, size=4, access="pulse", mask=VECTORS - 1, region=registers)
+    raised = Register(0, size=4, access="singlepulse", mask=VECTORS - 1, region=registers)
     raised_status = Register(4, size=4, access="w1c", mask=(1 << VECTORS) - 1, region=registers)
 
     @raised.on_write

@@ -31,3 +31,7 @@ class DebugCon(Device):
     @port.on_write
     def _written(self, value: int) -> None:
         self.console.send(bytes((value,)))
+
+    @port.on_write_batch
+    def _written_many(self, data: bytes) -> None:
+        self.console.send(data)

@@ -17,7 +17,6 @@ from mmiod.device import Buffer, Field, Region, Register
 from mmiod.device.tpm import (
     BASE,
     BUFFER_LENGTH,
-    DEVICE_ID,
     LOCALITIES,
     PAGE,
     VENDOR_ID,
@@ -72,7 +71,8 @@ class TpmCrb(Tpm):
     Against the specification a command may begin in Idle: stock SeaBIOS sends its first one
     without cmdReady.  It is counted in `early_commands`, and the first one is an event.
     Other steps that the state diagram does not have (a start before a command, cmdReady
-    during execution) do nothing.  State changes are immediate, so CTRL_REQ reads 0.
+    during execution, more than one request in a write) do nothing.  State changes are
+    immediate, so CTRL_REQ reads 0.
 
     Not modelled: interrupts (INT_ENABLE and INT_STS read 0), the H-CRTM interface of
     locality 4 and with it resetEstablishmentBit (tpmEstablished reads 1: no dynamic
@@ -86,15 +86,15 @@ class TpmCrb(Tpm):
     state: CrbState
 
     loc_state = Register(0x00, size=4, access="r", fields=LOC_STATE)
-    loc_ctrl = Register(0x08, size=4, access="pulse", mask=0xF, fields=LOC_CTRL)
+    loc_ctrl = Register(0x08, size=4, access="singlepulse", mask=0xF, fields=LOC_CTRL)
     loc_sts = Register(0x0C, size=4, access="r", fields=LOC_STS)
     intf_id = Register(0x30, size=4, access="r", reset=CAPABILITIES, fields=INTF_ID)
     vid = Register(0x34, size=2, access="r", reset=VENDOR_ID)
-    did = Register(0x36, size=2, access="r", reset=DEVICE_ID)
-    ctrl_req = Register(0x40, size=4, access="pulse", mask=0x3, fields=CTRL_REQ)
+    did = Register(0x36, size=2, access="r")
+    ctrl_req = Register(0x40, size=4, access="singlepulse", mask=0x3, fields=CTRL_REQ)
     ctrl_sts = Register(0x44, size=4, access="r", fields=CTRL_STS)
     ctrl_cancel = Register(0x48, size=4, mask=0x1)
-    ctrl_start = Register(0x4C, size=4, access="pulse", mask=0x1)
+    ctrl_start = Register(0x4C, size=4, access="singlepulse", mask=0x1)
     cmd_size = Register(0x58, size=4, access="r", reset=BUFFER_LENGTH)
     cmd_laddr = Register(0x5C, size=4, access="r")
     cmd_haddr = Register(0x60, size=4, access="r")
@@ -121,12 +121,12 @@ class TpmCrb(Tpm):
     @loc_ctrl.on_write
     def _locality_controlled(self, value: int) -> None:
         arbiter, locality = self.state.arbiter, self.copy
-        if value & LOC_CTRL.relinquish and arbiter.relinquish(locality):
+        if value == LOC_CTRL.relinquish and arbiter.relinquish(locality):
             self.abandon()
-        if value & LOC_CTRL.requestAccess:
+        elif value == LOC_CTRL.requestAccess:
             arbiter.seized &= ~(1 << locality)
             arbiter.request(locality)
-        if value & LOC_CTRL.seize and arbiter.seize(locality):
+        elif value == LOC_CTRL.seize and locality and arbiter.seize(locality):
             self.abandon()
 
     @loc_sts.value
@@ -139,9 +139,9 @@ class TpmCrb(Tpm):
     @ctrl_req.on_write
     def _requested(self, value: int) -> None:
         if self._owns and self.state.phase is not Phase.EXECUTION:
-            if value & CTRL_REQ.goIdle:
+            if value == CTRL_REQ.goIdle:
                 self.state.phase = Phase.IDLE
-            elif value & CTRL_REQ.cmdReady:
+            elif value == CTRL_REQ.cmdReady:
                 self.state.phase = Phase.READY
 
     @ctrl_sts.value
@@ -165,7 +165,7 @@ class TpmCrb(Tpm):
 
     def completed(self, response: bytes) -> None:
         """The response takes the command's place."""
-        self.state.buffer[:] = response.ljust(BUFFER_LENGTH, b"\0")
+        self.state.buffer[: len(response)] = response
 
     # --- the buffer, for commands and responses
 

@@ -14,7 +14,6 @@ from attrs import define, field
 
 from mmiod.device import Buffer, Field, Region, Register
 from mmiod.device.tpm import (
-    BUFFER_LENGTH,
     DEVICE_ID,
     HEADER_LENGTH,
     LOCALITIES,
@@ -33,6 +32,8 @@ ACCESS = enum.IntFlag(
     "ACCESS",
     "tpmEstablishment requestUse pendingRequest Seize beenSeized activeLocality reserved tpmRegValidSts",
 )
+FIFO_LENGTH: Final = 4096
+"""Bytes of the longest command or response."""
 STS: Final = {
     "responseRetry": Field(1),
     "selfTestDone": Field(2),
@@ -46,13 +47,14 @@ STS: Final = {
     "resetEstablishmentBit": Field(25),
     "tpmFamily": Field(26, 2),
 }
+HARDWARE: Final = 4
+"""The locality of the processor's own measurements."""
 RESPONSE_RETRY, TPM_GO, COMMAND_READY, COMMAND_CANCEL = 1 << 1, 1 << 5, 1 << 6, 1 << 24
 EXPECT, DATA_AVAIL, STS_VALID, FAMILY_2_0 = 1 << 3, 1 << 4, 1 << 7, 1 << 26
 INTF_CAPABILITY: Final = {"DataTransferSizeSupport": Field(9, 2), "InterfaceVersion": Field(28, 3)}
 INTERFACE_ID: Final = {
     "InterfaceType": Field(0, 4, "r"),
     "CapLocality": Field(8, 1, "r"),
-    "CapDataXferSizeSupport": Field(11, 2, "r"),
     "CapFIFO": Field(13, 1, "r"),
     "InterfaceSelector": Field(17, 2, "r"),
     "IntfSelLock": Field(19, 1, "w1s"),
@@ -72,34 +74,41 @@ class TpmTis(Tpm):
     """TPM 2.0 with FIFO interface, five localities.
 
     State changes are immediate, and commandReady leads to Ready at once from everywhere.
-    A locality that is not active reads ones from TPM_STS and the FIFO.
+    A locality that is not active reads ones from TPM_STS and the FIFO.  Where the
+    specification leaves it open the device does what QEMU's does: burstCount in states in
+    which nothing is to be transferred, more than one request in a write, holes.
 
-    Not modelled: interrupts (TPM_INTF_CAPABILITY has none, TPM_INT_* read 0), the H-CRTM
-    interface of locality 4 and with it resetEstablishmentBit (tpmEstablishment reads 1: no
-    dynamic launch), selfTestDone, CRB as the other interface behind InterfaceSelector.
+    Not modelled: interrupts (TPM_INTF_CAPABILITY has none, TPM_INT_* read 0), locality 4, which is hardware's
+    alone (its registers take no writes), and with it resetEstablishmentBit
+    (tpmEstablishment reads 1: no dynamic launch), selfTestDone, CRB as the other interface
+    behind InterfaceSelector.
 
-    Threat: `fifo` holds `BUFFER_LENGTH` bytes; one command is under way, and each reset is
+    Threat: `fifo` holds `FIFO_LENGTH` bytes; one command is under way, and each reset is
     one request to the backend, which bounds them.  The command's bytes are the TPM's to judge.
     """
 
-    localities = Region(LOCALITIES * PAGE, stride=PAGE, valid=(1, 4), implemented=(1, 4))
+    localities = Region(LOCALITIES * PAGE, stride=PAGE, valid=(1, 4), implemented=(1, 4), hole=0xFF)
+    longest = FIFO_LENGTH
     state: TisState
 
-    access = Register(0x00, access="pulse", mask=0x3A, fields=ACCESS)
+    access = Register(0x00, size=4, access="singlepulse", mask=0x3A, fields=ACCESS)
+    int_enable = Register(0x08, size=4, access="r")
+    int_vector = Register(0x0C, size=4, access="r")
+    int_status = Register(0x10, size=4, access="r")
     intf_capability = Register(0x14, size=4, access="r", reset=3 << 28 | 3 << 9, fields=INTF_CAPABILITY)
     sts = Register(
         0x18,
         size=4,
-        access="pulse",
+        access="singlepulse",
         mask=RESPONSE_RETRY | TPM_GO | COMMAND_READY | COMMAND_CANCEL,
         fields=STS,
     )
     data_fifo = Buffer(0x24, 4)
-    interface_id = Register(0x30, size=4, access="r", reset=1 << 13 | 3 << 11 | 1 << 8, fields=INTERFACE_ID)
+    interface_id = Register(0x30, size=4, access="r", reset=1 << 13 | 1 << 8, fields=INTERFACE_ID)
     xdata_fifo = Buffer(0x80, 0x40)
     vid = Register(0xF00, size=2, access="r", reset=VENDOR_ID)
     did = Register(0xF02, size=2, access="r", reset=DEVICE_ID)
-    rid = Register(0xF04, access="r", reset=1)
+    rid = Register(0xF04, size=4, access="r", reset=1)
 
     # --- localities
 
@@ -122,14 +131,19 @@ class TpmTis(Tpm):
     @access.on_write
     def _access_controlled(self, value: int) -> None:
         arbiter, locality = self.state.arbiter, self.copy
-        if value & ACCESS.activeLocality and arbiter.relinquish(locality):
-            self.abandon()
+        if locality == HARDWARE:
+            return
         if value & ACCESS.beenSeized:
             arbiter.seized &= ~(1 << locality)
-        if value & ACCESS.requestUse:
-            arbiter.request(locality)
-        if value & ACCESS.Seize and arbiter.seize(locality):
+        if value & ACCESS.Seize:
+            if arbiter.seize(locality):
+                self.abandon()
+            return
+        relinquishes = bool(value & ACCESS.activeLocality) and arbiter.relinquish(locality)
+        if relinquishes:
             self.abandon()
+        if value & ACCESS.requestUse and not (relinquishes and arbiter.active is None):
+            arbiter.request(locality)
 
     # --- the command
 
@@ -137,15 +151,18 @@ class TpmTis(Tpm):
     def _expects(self) -> bool:
         """Whether the command is not whole yet."""
         received = len(self.state.fifo)
-        return received < max(HEADER_LENGTH, min(length_of(self.state.fifo), BUFFER_LENGTH))
+        return received < max(HEADER_LENGTH, min(length_of(self.state.fifo), FIFO_LENGTH))
 
     @property
     def _burst(self) -> int:
+        """What may be read or written at once: of a response the rest, else what there is room for."""
         if self.state.phase is Phase.COMPLETION:
-            return len(self.state.fifo) - self.state.position
-        if self.state.phase in {Phase.READY, Phase.RECEPTION}:
-            return BUFFER_LENGTH - len(self.state.fifo)
-        return 0
+            return self._rest or FIFO_LENGTH - self.state.position
+        return FIFO_LENGTH - len(self.state.fifo)
+
+    @property
+    def _rest(self) -> int:
+        return len(self.state.fifo) - self.state.position
 
     @sts.value
     def _status(self) -> int:
@@ -154,11 +171,11 @@ class TpmTis(Tpm):
         phase = self.state.phase
         return (
             FAMILY_2_0
-            | STS_VALID
             | self._burst << 8
+            | (0 if phase in {Phase.IDLE, Phase.READY} else STS_VALID)
             | (COMMAND_READY if phase is Phase.READY else 0)
             | (EXPECT if phase is Phase.RECEPTION and self._expects else 0)
-            | (DATA_AVAIL if phase is Phase.COMPLETION and self._burst else 0)
+            | (DATA_AVAIL if phase is Phase.COMPLETION and self._rest else 0)
         )
 
     @sts.on_write
@@ -167,12 +184,13 @@ class TpmTis(Tpm):
             return
         if value & COMMAND_CANCEL:
             self.cancel()
-        if value & RESPONSE_RETRY and self.state.phase is Phase.COMPLETION:
+        request = value & (RESPONSE_RETRY | COMMAND_READY | TPM_GO)
+        if request == RESPONSE_RETRY and self.state.phase is Phase.COMPLETION:
             self.state.position = 0
-        if value & COMMAND_READY:
+        elif request == COMMAND_READY:
             self.abandon()
             self.state.phase = Phase.READY
-        elif value & TPM_GO and self.state.phase is Phase.RECEPTION and not self._expects:
+        elif request == TPM_GO and self.state.phase is Phase.RECEPTION and not self._expects:
             self.execute(bytes(self.state.fifo))
 
     def abandon(self) -> None:

@@ -26,4 +26,7 @@ from mmiod.device.faces import (
     Pending as Pending,
     Request as Request,
 )
-from mmiod.device.registers import Field as Field, Register as Register
+from mmiod.device.fields import Field as Field
+from mmiod.device.fifo import Fifo as Fifo, Queue as Queue
+from mmiod.device.registers import Register as Register, RegisterArray as RegisterArray
+from mmiod.device.saved import Saved as Saved

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 OffsetReader = TypeVar("OffsetReader", bound=Callable[[Any, int, int], "int | Pending"])
 OffsetWriter = TypeVar("OffsetWriter", bound=Callable[[Any, int, int, int], "Pending | None"])
+QueueHook = TypeVar("QueueHook", bound=Callable[[Any, int, bytes], bool])
+BatchReader = TypeVar("BatchReader", bound=Callable[[Any, int, int, int, int], bytes])
+BatchWriter = TypeVar("BatchWriter", bound=Callable[[Any, int, int, bytes, int], "int | None"])
 FireHook = TypeVar("FireHook", bound=Callable[[Any], None])
 LevelHook = TypeVar("LevelHook", bound=Callable[[Any, bool], None])
 LineHook = TypeVar("LineHook", bound=Callable[[Any, int, bool], None])
@@ -43,7 +46,8 @@ class Region:
     `valid` are the smallest and largest access sizes that the region answers; what the
     guest does outside of them is split (larger) or reads ones (smaller, unaligned).
     `implemented` are the sizes that hooks see: the bus widens and splits accordingly.
-    Both follow QEMU's memory core (docs/devel/memory.rst, "MMIO Operations").  `hole`
+    Both follow QEMU's memory core (docs/devel/memory.rst, "MMIO Operations").  In the space
+    of MSRs every 8 bytes are one of them, and where no register is the guest gets #GP.  `hole`
     is what each byte reads where no register is.  With a `stride` the registers are there
     again every so many bytes; a hook finds in `self.copy` which of them is meant.
     """
@@ -57,6 +61,9 @@ class Region:
     name: str = field(default="", init=False)
     reader: str | None = field(default=None, init=False)
     writer: str | None = field(default=None, init=False)
+    batch_reader: str | None = field(default=None, init=False)
+    batch_writer: str | None = field(default=None, init=False)
+    queue: str | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         """Check what the author wrote."""
@@ -76,6 +83,32 @@ class Region:
     def on_write(self, hook: OffsetWriter) -> OffsetWriter:
         """Decorate `hook(self, offset, size, value)`: it takes all writes of the region."""
         self.writer = hook.__name__
+        return hook
+
+    def on_read_batch(self, hook: BatchReader) -> BatchReader:
+        """Decorate `hook(self, offset, size, count, stride) -> bytes`: many reads in one call.
+
+        It stands for up to `count` reads of `size` bytes, at `offset` (stride 0), or from
+        there upwards (1) or downwards (-1), and gives the elements in that order; the rest
+        come one by one, so a device that would have to wait gives those before.
+        """
+        self.batch_reader = hook.__name__
+        return hook
+
+    def on_write_batch(self, hook: BatchWriter) -> BatchWriter:
+        """Decorate `hook(self, offset, size, data, stride)`: many writes in one call.
+
+        It returns how many elements it took, or None for all of them.
+        """
+        self.batch_writer = hook.__name__
+        return hook
+
+    def on_enqueue(self, hook: QueueHook) -> QueueHook:
+        """Decorate `hook(self, offset, command) -> bool`: ENQCMD brings a command of 64 bytes.
+
+        True: it was taken.  False: the guest is told to try again; nothing may have changed.
+        """
+        self.queue = hook.__name__
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
@@ -350,6 +383,8 @@ class Client:
     name: str
     effects: Mapping[str, Effect]
     number: int = 0
+    restored: bool = False
+    """In `on_restore`: the backend goes on from what it kept when the state was saved."""
 
     def send(self, kind: str, data: bytes = b"") -> int:
         """Ask; never waits.  The number comes back with the reply, or the failure."""
@@ -375,6 +410,10 @@ class Requests:
     name: str = field(default="", init=False)
     reply: str | None = field(default=None, init=False)
     failure: str | None = field(default=None, init=False)
+
+    def client(self, context: Context) -> Client:
+        """The side of a device instance."""
+        return Client(context, self.name, self.effects)
 
     def on_reply(self, hook: ReplyHook) -> ReplyHook:
         """Decorate `hook(self, number, data)`."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
@@ -26,7 +27,6 @@ from mmiod.device.buffers import Buffer
 from mmiod.device.declarations import (
     Alarm,
     Channel,
-    Client,
     Declaration,
     IrqInput,
     IrqInputs,
@@ -39,11 +39,13 @@ from mmiod.device.declarations import (
     Timer,
 )
 from mmiod.device.dispatch import Answerer, HookAnswerer, RegisterAnswerer
-from mmiod.device.registers import Register
-from mmiod.errors import DeclarationError
+from mmiod.device.fifo import Fifo
+from mmiod.device.registers import Register, RegisterArray
+from mmiod.errors import DeclarationError, RestoreError
 
 if TYPE_CHECKING:
     from mmiod.device.faces import Bus, Clock, Context, Memory, Pending
+    from mmiod.device.saved import Saved
     from mmiod.values import Space
 
 API: Final = 1
@@ -72,10 +74,12 @@ class Device:
     survives_reset: ClassVar[frozenset[str]] = frozenset()
     """Names of registers and of fields of `state` that a reset leaves (battery-backed)."""
 
-    regions: ClassVar[Mapping[str, Region]] = {}
+    regions: Mapping[str, Region] = {}  # a device may have its own: see `resize`
     declared: ClassVar[Mapping[str, Register]] = {}
     outputs: ClassVar[Mapping[str, IrqOutput | IrqOutputs]] = {}
     input_lines: ClassVar[Mapping[str, IrqInput | IrqInputs]] = {}
+    input_of: ClassVar[Mapping[str, IrqInput | IrqInputs]] = {}
+    """By the name of the single line, as wires write it."""
     timers: ClassVar[Mapping[str, Timer]] = {}
     streams: ClassVar[Mapping[str, Stream]] = {}
     services: ClassVar[Mapping[str, Requests]] = {}
@@ -96,15 +100,18 @@ class Device:
             main = Region(cls.length)
             main.name = MAIN
             cls.regions = {MAIN: main}
-        cls.declared = _of(found, Register)
+        cls.declared = _registers(found)
         cls.outputs = _of(found, IrqOutput) | _of(found, IrqOutputs)
         cls.input_lines = _of(found, IrqInput) | _of(found, IrqInputs)
+        cls.input_of = {name: line for line in cls.input_lines.values() for name in line.names()}
         cls.timers = _of(found, Timer)
         cls.streams = _of(found, Stream)
         cls.services = _of(found, Requests)
         cls.state_class = _annotated(cls, "state")
         cls.config_class = _annotated(cls, "config")
-        cls.answerers = _answerers(cls, [*cls.declared.values(), *_of(found, Buffer).values()])
+        others = [*_of(found, Buffer).values(), *_of(found, Fifo).values()]
+        cls.answerers = _answerers(cls, [*cls.declared.values(), *others])
+        _check_fifos(cls, _of(found, Fifo))
 
     def __init__(self, context: Context, config: object | None = None) -> None:
         """Make an instance; the machine resets it before the first access."""
@@ -118,11 +125,15 @@ class Device:
         self.inputs = {name: False for line in self.input_lines.values() for name in line.names()}
         self.alarms = {name: Alarm(context, name) for name in self.timers}
         self.channels = {name: Channel(context, name) for name in self.streams}
-        self.clients = {
-            name: Client(context, name, service.effects) for name, service in self.services.items()
-        }
+        self.clients = {name: service.client(context) for name, service in self.services.items()}
         self.copy = 0
         """In a region with a stride: which copy of its registers the access at hand meets."""
+
+    def resize(self, region: Region, length: int) -> None:
+        """In `__init__`: let this device's region have another length, as its configuration says."""
+        own = copy(region)
+        own.length = length
+        self.regions = {**self.regions, region.name: own}
 
     @property
     def clock(self) -> Clock:
@@ -153,12 +164,27 @@ class Device:
         for line in self.lines.values():
             line.set_level(False)
         self.on_reset()
+        for channel in self.channels.values():
+            channel.ready()
 
     def on_reset(self) -> None:
         """Override to finish a reset: registers and state are as declared, lines are low."""
 
     def on_restore(self) -> None:
         """Override to act on a restored state, as a function does that places its regions."""
+
+    def on_reload(self) -> None:
+        """Override to act on a change of the class itself: state and surroundings are as they were."""
+
+    @classmethod
+    def migrate(cls, saved: Saved, schema: int) -> None:
+        """Override to change what another generation saved by one step, from `saved.schema` to `schema`.
+
+        It is asked of the class with the higher schema, up or down, once for each step.
+        """
+        raise RestoreError(
+            f"{cls.__name__} does not override migrate: nothing leads from schema {saved.schema} to {schema}"
+        )
 
     def announced(self) -> Mapping[str, tuple[Space, int]]:
         """Override to say where the device tells the guest that others are, by configuration key.
@@ -198,13 +224,17 @@ _RESERVED: Final = frozenset(dir(Device)) | {
 }
 
 
-def _declarations(cls: type[Device]) -> dict[str, Declaration | Register | Buffer]:
+Claimant = Register | Buffer | Fifo
+Declared = Declaration | Claimant | RegisterArray
+
+
+def _declarations(cls: type[Device]) -> dict[str, Declared]:
     """All declarations, those of base classes first, in the order they were written."""
-    found: dict[str, Declaration | Register | Buffer] = {}
+    found: dict[str, Declared] = {}
     for base in reversed(cls.__mro__):
         for name, value in vars(base).items():
             found.pop(name, None)
-            if isinstance(value, Declaration | Register | Buffer):
+            if isinstance(value, Declared):
                 found[name] = value
     return found
 
@@ -213,7 +243,29 @@ def _of(found: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if isinstance(value, kind)}
 
 
-def _refuse_reserved_names(found: dict[str, Declaration | Register | Buffer]) -> None:
+def _registers(found: Mapping[str, Declared]) -> dict[str, Register]:
+    """The registers, those of arrays among them under their own names."""
+    registers: dict[str, Register] = {}
+    for declared in found.values():
+        elements = declared.registers if isinstance(declared, RegisterArray) else (declared,)
+        for register in elements:
+            if isinstance(register, Register):
+                if register.name in registers:
+                    raise DeclarationError(f"two registers are called {register.name}")
+                registers[register.name] = register
+    return registers
+
+
+def _check_fifos(cls: type[Device], fifos: Mapping[str, Fifo]) -> None:
+    """See that `state` has the elements of FIFOs."""
+    fields = attrs.fields_dict(cls.state_class)
+    for name in fifos.keys() - fields.keys():
+        raise DeclarationError(
+            f"{name}: a FIFO's elements are the field {name} of `state`; {cls.state_class.__name__} has none"
+        )
+
+
+def _refuse_reserved_names(found: dict[str, Declared]) -> None:
     for name in found.keys() & _RESERVED:
         raise DeclarationError(
             f"{name} is a name of Device itself; call the {type(found[name]).__name__} otherwise"
@@ -238,7 +290,7 @@ def _annotated(cls: type[Device], name: str) -> type[Any]:
     return Empty
 
 
-def _answerers(cls: type[Device], claimants: list[Register | Buffer]) -> dict[str, Answerer]:
+def _answerers(cls: type[Device], claimants: list[Claimant]) -> dict[str, Answerer]:
     answerers = {name: _answerer(cls, region) for name, region in cls.regions.items()}
     for register in claimants:
         region = _home(cls, register)
@@ -253,9 +305,11 @@ def _answerers(cls: type[Device], claimants: list[Register | Buffer]) -> dict[st
 
 def _answerer(cls: type[Device], region: Region) -> Answerer:
     if region.reader and region.writer:
-        return HookAnswerer(region.reader, region.writer)
+        return HookAnswerer(region.reader, region.writer, region.batch_reader, region.batch_writer)
     if region.reader or region.writer:
         raise DeclarationError(f"region {region.name} has one of on_read and on_write; it needs both")
+    if region.batch_reader or region.batch_writer:
+        raise DeclarationError(f"region {region.name} takes batches but has no on_read and on_write")
     overridden = (cls.read is not Device.read, cls.write is not Device.write)
     if region.name == MAIN and any(overridden):
         if not all(overridden):
@@ -264,7 +318,7 @@ def _answerer(cls: type[Device], region: Region) -> Answerer:
     return RegisterAnswerer(region)
 
 
-def _home(cls: type[Device], register: Register | Buffer) -> Region:
+def _home(cls: type[Device], register: Claimant) -> Region:
     """The region of a register; a subclass may have replaced it by one of the same name."""
     region = register.region
     if region is None:
@@ -273,7 +327,7 @@ def _home(cls: type[Device], register: Register | Buffer) -> Region:
     return cls.regions.get(region.name, region) if inherited else region
 
 
-def _only_region(cls: type[Device], register: Register | Buffer) -> Region:
+def _only_region(cls: type[Device], register: Claimant) -> Region:
     if len(cls.regions) != 1:
         raise DeclarationError(f"{register.name} must name its region: {cls.__name__} has {len(cls.regions)}")
     return next(iter(cls.regions.values()))

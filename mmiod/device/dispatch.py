@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from attrs import define, field
 
+from mmiod.device.buffers import Buffer
 from mmiod.device.faces import PENDING, Pending
 from mmiod.errors import DeclarationError
 from mmiod.values import READ, WRITE, Direction, ones
 
 if TYPE_CHECKING:
-    from mmiod.device.buffers import Buffer
     from mmiod.device.declarations import Region
     from mmiod.device.device import Device
+    from mmiod.device.fifo import Fifo
     from mmiod.device.registers import Register
 
-    Claimant = Register | Buffer
+    Claimant = Register | Buffer | Fifo
 
 _PART: Final = 1
 """The size by which an access that is taken apart asks: it meets no `whole` register."""
@@ -36,6 +37,15 @@ class Answerer(Protocol):
     def write(self, device: Device, offset: int, size: int, value: int) -> Pending | None:
         """Take a write."""
 
+    def read_batch(self, device: Device, offset: int, size: int, count: int, stride: int) -> bytes:
+        """As many of `count` reads as the device answers at once."""
+
+    def write_batch(self, device: Device, offset: int, size: int, data: bytes, stride: int) -> int:
+        """As many writes of `size` bytes as the device takes at once: their number."""
+
+    def answers(self, device: Device, offset: int, size: int, direction: Direction, value: int) -> bool:
+        """Whether a register allows this access as a whole."""
+
     def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Claimant | None:
         """The register that an access at `offset` meets first, for the record; 0 is any size."""
 
@@ -46,6 +56,8 @@ class HookAnswerer:
 
     reader: str
     writer: str
+    batch_reader: str | None = None
+    batch_writer: str | None = None
 
     def read(self, device: Device, offset: int, size: int) -> int | Pending:
         """Call the device's method."""
@@ -56,6 +68,24 @@ class HookAnswerer:
         """Call the device's method."""
         answer: Pending | None = getattr(device, self.writer)(offset, size, value)
         return answer
+
+    def read_batch(self, device: Device, offset: int, size: int, count: int, stride: int) -> bytes:
+        """Call the device's method, if it has one."""
+        if self.batch_reader is None:
+            return b""
+        data: bytes = getattr(device, self.batch_reader)(offset, size, count, stride)
+        return data
+
+    def write_batch(self, device: Device, offset: int, size: int, data: bytes, stride: int) -> int:
+        """Call the device's method, if it has one."""
+        if self.batch_writer is None:
+            return 0
+        taken: int | None = getattr(device, self.batch_writer)(offset, size, data, stride)
+        return len(data) // size if taken is None else taken
+
+    def answers(self, device: Device, offset: int, size: int, direction: Direction, value: int) -> bool:  # noqa: ARG002
+        """Hooks answer everything."""
+        return True
 
     def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Claimant | None:  # noqa: ARG002
         """A region without registers has no names."""
@@ -141,6 +171,31 @@ class RegisterAnswerer:
             if answer is PENDING and position < end:
                 raise TypeError(f"{register.name} answered PENDING to a write that goes on behind it")
         return answer
+
+    def read_batch(self, device: Device, offset: int, size: int, count: int, stride: int) -> bytes:
+        """Ask the register that all of the reads meet."""
+        register = self._met(device, offset, size, stride, READ)
+        return b"" if register is None else register.read_many(device, count)
+
+    def write_batch(self, device: Device, offset: int, size: int, data: bytes, stride: int) -> int:
+        """Hand the elements to the register that all of the writes meet."""
+        register = self._met(device, offset, size, stride, WRITE)
+        return 0 if register is None else register.write_many(device, data)
+
+    def answers(self, device: Device, offset: int, size: int, direction: Direction, value: int) -> bool:
+        """A register of that offset and size that is read, or whose bits `value` all are."""
+        register = self._met(device, offset, size, 0, direction)
+        return register is not None and not (direction and value & ~register.implemented)
+
+    def _met(
+        self, device: Device, offset: int, size: int, stride: int, direction: Direction
+    ) -> Register | Fifo | None:
+        """The register that each element meets, as a whole."""
+        offset = self._enter(device, offset)
+        register = self._at(device, offset, direction, size)
+        if stride or register is None or isinstance(register, Buffer):
+            return None
+        return register if (register.offset, register.size) == (offset, size) else None
 
 
 def _refuse_clash(register: Claimant, others: Iterable[Claimant], direction: Direction) -> None:

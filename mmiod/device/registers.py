@@ -12,17 +12,31 @@
 A write first changes the stored bits as their access modes say, then calls `on_write`
 with the bits as written.  Of a write that covers only some bytes of a register the
 others keep their value in `rw` bits and count as 0 in all other modes.
+
+    channel = Register(0x20, size=4, access="w1c", fields=CHANNEL).array(8, stride=0x10)
+
+    @channel.on_write                   # hooks of an array get the number first
+    def _written(self, number: int, value: int) -> None: ...
+
+`self.channel[3]` is the value of one.  In traffic and in a saved state they are registers
+of their own: `channel0`, `channel1`, ...
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from mmiod.device.faces import PENDING, Pending
+from mmiod.device.faces import Pending
+from mmiod.device.fields import (
+    AccessMode,
+    BitRules,
+    Field,
+    Fields,
+    bits_of,
+)
 from mmiod.errors import DeclarationError
 from mmiod.values import READ, Direction, ones
 
@@ -30,76 +44,14 @@ if TYPE_CHECKING:
     from mmiod.device.declarations import Region
     from mmiod.device.device import Device
 
-AccessMode = Literal["r", "w", "rw", "rc", "rs", "w1c", "w1s", "w1t", "pulse", "reserved"]
-"""Per bit: readable, writable, both; read clears or sets; writing 1 clears, sets or
-toggles; writing 1 acts once and reads 0 (only the hook sees it); reads 0, ignores writes."""
-
-Fields = Mapping[str, "Field"] | type[enum.IntFlag]
-
 Getter = TypeVar("Getter", bound=Callable[[Any], int])
 Reader = TypeVar("Reader", bound=Callable[[Any], int | Pending | None])
 Writer = TypeVar("Writer", bound=Callable[[Any, int], Pending | None])
-
-
-@frozen
-class Field:
-    """Bits `lsb` .. `lsb + width - 1` of a register; without `access`, the register's."""
-
-    lsb: int
-    width: int = 1
-    access: AccessMode | None = None
-
-    @property
-    def mask(self) -> int:
-        """The field's bits, in place."""
-        return (1 << self.width) - 1 << self.lsb
-
-    def of(self, value: int) -> int:
-        """The field's value in a register's."""
-        return (value & self.mask) >> self.lsb
-
-
-@define
-class BitRules:
-    """The access modes of a register's bits, as masks."""
-
-    readable: int = 0
-    stored: int = 0
-    cleared: int = 0
-    set: int = 0
-    toggled: int = 0
-    clear_on_read: int = 0
-    set_on_read: int = 0
-    pulsed: int = 0
-
-    def give(self, mode: AccessMode, bits: int) -> None:
-        """Let `bits` have this mode."""
-        for rule in _RULES[mode]:
-            setattr(self, rule, getattr(self, rule) | bits)
-
-    def after_write(self, old: int, value: int) -> int:
-        """The stored value after `value` was written; bits that keep their value are in it."""
-        new = old & ~self.stored | value & self.stored
-        new = (new & ~(value & self.cleared)) | value & self.set
-        return new ^ value & self.toggled
-
-    def after_read(self, old: int) -> int:
-        """The stored value after a guest's read."""
-        return old & ~self.clear_on_read | self.set_on_read
-
-
-_RULES: Final[Mapping[AccessMode, tuple[str, ...]]] = {
-    "r": ("readable",),
-    "w": ("stored",),
-    "rw": ("readable", "stored"),
-    "rc": ("readable", "clear_on_read"),
-    "rs": ("readable", "set_on_read"),
-    "w1c": ("readable", "cleared"),
-    "w1s": ("readable", "set"),
-    "w1t": ("readable", "toggled"),
-    "pulse": ("pulsed",),
-    "reserved": (),
-}
+ElementGetter = TypeVar("ElementGetter", bound=Callable[[Any, int], int])
+ElementReader = TypeVar("ElementReader", bound=Callable[[Any, int], int | Pending | None])
+ElementWriter = TypeVar("ElementWriter", bound=Callable[[Any, int, int], Pending | None])
+BatchReader = TypeVar("BatchReader", bound=Callable[[Any, int], bytes])
+BatchWriter = TypeVar("BatchWriter", bound=Callable[[Any, bytes], int | None])
 
 
 @define(eq=False)
@@ -128,19 +80,26 @@ class Register:
     getter: str | None = field(default=None, init=False)
     reader: str | None = field(default=None, init=False)
     writer: str | None = field(default=None, init=False)
+    batch_reader: str | None = field(default=None, init=False)
+    batch_writer: str | None = field(default=None, init=False)
+    index: tuple[int, ...] = field(default=(), init=False)
+    """Of an array's element: its number, which hooks get first."""
 
     def __attrs_post_init__(self) -> None:
         """Turn fields and modes into masks; what does not fit is the author's mistake."""
-        implemented = (1 << 8 * self.size) - 1
-        self.mask = implemented if self.mask is None else self.mask
-        self.bits = _fields(self.fields)
+        if self.offset < 0 or self.size < 1:
+            raise DeclarationError(f"a register of {self.size} bytes at {self.offset:#x}")
+        implemented = ones(self.size)
+        self.mask = self.implemented
+        self.bits = bits_of(self.fields)
         for name, bits in self.bits.items():
             if bits.mask & ~implemented:
                 raise DeclarationError(
                     f"field {name} is outside its register of {self.size} bytes at {self.offset:#x}"
                 )
-        if not 0 <= self.reset <= implemented:
-            raise DeclarationError(f"reset {self.reset:#x} does not fit the register at {self.offset:#x}")
+        for name, value in {"reset": self.reset, "mask": self.mask}.items():
+            if not 0 <= value <= implemented:
+                raise DeclarationError(f"{name} {value:#x} does not fit the register at {self.offset:#x}")
         rest = self.mask
         for bits in self.bits.values():
             if bits.access is not None:
@@ -149,9 +108,32 @@ class Register:
         self.rules.give(self.access, rest)
 
     @property
+    def implemented(self) -> int:
+        """The bits that are there, as a mask."""
+        return ones(self.size) if self.mask is None else self.mask
+
+    @property
     def end(self) -> int:
         """First offset behind the register."""
         return self.offset + self.size
+
+    def array(self, count: int, *, stride: int | None = None) -> RegisterArray:
+        """`count` of this register, `stride` bytes apart (its size, if left out)."""
+        stride = self.size if stride is None else stride
+        if count < 1 or stride < self.size:
+            raise DeclarationError(f"an array of {count} registers of {self.size} bytes, {stride} apart")
+        elements = [evolve(self, offset=self.offset + number * stride) for number in range(count)]
+        for number, element in enumerate(elements):
+            element.index = (number,)
+        return RegisterArray(tuple(elements))
+
+    def has(self, bits: int) -> Callable[[Device], bool]:
+        """For `when`: a bank that is there while `bits` of this stored register are set."""
+        return lambda device: device.values[self.name] & bits == bits
+
+    def lacks(self, bits: int) -> Callable[[Device], bool]:
+        """For `when`: a bank that is there while `bits` of this stored register are clear."""
+        return lambda device: not device.values[self.name] & bits
 
     def allows(self, direction: Direction) -> bool:
         """Whether the register takes part in accesses of this direction."""
@@ -179,6 +161,24 @@ class Register:
         self.writer = hook.__name__
         return hook
 
+    def on_read_batch(self, hook: BatchReader) -> BatchReader:
+        """Decorate `hook(self, count) -> bytes`: many reads of the register in one call.
+
+        It does all that `count` reads would have done, and gives their values, each of the
+        register's size, little-endian.  It may do fewer: the rest come one by one.
+        """
+        self.batch_reader = hook.__name__
+        return hook
+
+    def on_write_batch(self, hook: BatchWriter) -> BatchWriter:
+        """Decorate `hook(self, data)`: many writes of the register in one call.
+
+        It does all that they would have done; the value is not stored.  It returns how
+        many it took, or None for all of them: the rest come one by one.
+        """
+        self.batch_writer = hook.__name__
+        return hook
+
     def __set_name__(self, owner: type[Device], name: str) -> None:
         self.name = name
 
@@ -191,7 +191,7 @@ class Register:
         if instance is None:
             return self
         if self.getter is not None:
-            return int(getattr(instance, self.getter)())
+            return int(getattr(instance, self.getter)(*self.index))
         return instance.values[self.name]
 
     def __set__(self, instance: Device, value: int) -> None:
@@ -212,7 +212,7 @@ class Register:
             value &= self.rules.readable
         if self.reader is None:
             return value
-        answer: int | Pending | None = getattr(device, self.reader)()
+        answer: int | Pending | None = getattr(device, self.reader)(*self.index)
         return value if answer is None else answer
 
     def guest_write(self, device: Device, value: int, covered: int) -> Pending | None:
@@ -225,7 +225,7 @@ class Register:
             device.values[self.name] = self.rules.after_write(device.values[self.name], value)
         if self.writer is None:
             return None
-        answer: Pending | None = getattr(device, self.writer)(value)
+        answer: Pending | None = getattr(device, self.writer)(*self.index, value)
         return answer
 
     def read_part(self, device: Device, skip: int, size: int) -> int:
@@ -239,26 +239,88 @@ class Register:
         """A guest's write of `size` bytes behind the first `skip`."""
         return self.guest_write(device, value << 8 * skip, ones(size) << 8 * skip)
 
+    def read_many(self, device: Device, count: int) -> bytes:
+        """As many of `count` reads as the device answers at once."""
+        if self.batch_reader is None:
+            return b""
+        data: bytes = getattr(device, self.batch_reader)(*self.index, count)
+        return data
+
+    def write_many(self, device: Device, data: bytes) -> int:
+        """As many of these writes as the device takes at once: their number."""
+        if self.batch_writer is None:
+            return 0
+        taken: int | None = getattr(device, self.batch_writer)(*self.index, data)
+        return len(data) // self.size if taken is None else taken
+
     def describe(self, value: int) -> dict[str, int]:
         """A value's named fields."""
         return {name: bits.of(value) for name, bits in self.bits.items()}
 
 
-def _fields(fields: Fields | None) -> Mapping[str, Field]:
-    if fields is None:
-        return {}
-    if isinstance(fields, Mapping):
-        return fields
-    # Iterating would leave out the members of several bits.
-    return {name: _field_of(name, flag) for name, flag in fields.__members__.items()}
+# --- registers that are there several times ----------------------------------------------
 
 
-def _field_of(name: str, flag: int) -> Field:
-    lsb = max((flag & -flag).bit_length() - 1, 0)
-    found = Field(lsb, flag.bit_length() - lsb)
-    if not flag or found.mask != flag:
-        raise DeclarationError(f"field {name} is {flag:#x}, which are no adjacent bits")
-    return found
+@frozen(eq=False)
+class Elements(Sequence[int]):
+    """The values of an array on a device."""
+
+    device: Device
+    registers: tuple[Register, ...]
+
+    def __len__(self) -> int:
+        return len(self.registers)
+
+    def __iter__(self) -> Iterator[int]:
+        return (register.__get__(self.device, type(self.device)) for register in self.registers)
+
+    @overload
+    def __getitem__(self, number: int) -> int: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[int]: ...
+    def __getitem__(self, number: int | slice) -> int | Sequence[int]:
+        if isinstance(number, slice):
+            return Elements(self.device, self.registers[number])
+        return self.registers[number].__get__(self.device, type(self.device))
+
+    def __setitem__(self, number: int, value: int) -> None:
+        self.registers[number].__set__(self.device, value)
 
 
-__all__ = ["PENDING", "AccessMode", "BitRules", "Field", "Register"]
+@define(eq=False)
+class RegisterArray:
+    """Registers that are alike, at equal distances: made by `Register.array`."""
+
+    registers: tuple[Register, ...]
+    name: str = field(default="", init=False)
+
+    def value(self, hook: ElementGetter) -> ElementGetter:
+        """Decorate the pure `hook(self, number) -> int` that derives a value."""
+        for register in self.registers:
+            register.getter = hook.__name__
+        return hook
+
+    def on_read(self, hook: ElementReader) -> ElementReader:
+        """Decorate `hook(self, number)`: a guest's read, as `Register.on_read`."""
+        for register in self.registers:
+            register.reader = hook.__name__
+        return hook
+
+    def on_write(self, hook: ElementWriter) -> ElementWriter:
+        """Decorate `hook(self, number, value)`: a guest's write, as `Register.on_write`."""
+        for register in self.registers:
+            register.writer = hook.__name__
+        return hook
+
+    def __set_name__(self, owner: type[Device], name: str) -> None:
+        self.name = name
+        for number, register in enumerate(self.registers):
+            register.name = f"{name}{number}"
+
+    @overload
+    def __get__(self, instance: None, owner: type[Device]) -> RegisterArray: ...
+    @overload
+    def __get__(self, instance: Device, owner: type[Device]) -> Elements: ...
+    def __get__(self, instance: Device | None, owner: type[Device]) -> RegisterArray | Elements:
+        """Give the values on a device."""
+        return self if instance is None else Elements(instance, self.registers)

@@ -6,13 +6,14 @@ Specification: TCG PC Client Platform TPM Profile (PTP) for TPM 2.0, version 1.0
 The TPM itself is behind service `tpm`.  Request `execute` is a byte of locality and the
 command, its reply the response; request `initialize` is what a reset does (_TPM_INIT).
 A TPM that its backend lost stays in failure mode until the next reset: what it had
-measured is gone, and a guest must not be able to measure it anew.
+measured is gone, and a guest must not be able to measure it anew.  So does one that was
+restored without what its backend kept.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import ClassVar, Final
 
 from attrs import define, field
 
@@ -25,7 +26,7 @@ LOCALITIES: Final = 5
 PAGE: Final = 0x1000
 """Bytes of a locality's registers."""
 BUFFER_LENGTH: Final = 0xF80
-"""Bytes of the longest command or response."""
+"""Bytes of the buffer that the rest of a locality has room for."""
 HEADER_LENGTH: Final = 10
 """Tag, length and code of a command or response (TPM 2.0 Library, Part 1, "Command/Response Structure")."""
 VENDOR_ID: Final = 0x1014
@@ -75,12 +76,13 @@ class Arbiter:
 
     def seize(self, locality: int) -> bool:
         """Take it from a lower locality; whether that was so."""
-        if self.active is None or self.active >= locality:
-            self.request(locality)
+        if self.active is not None and self.active >= locality:
             return False
-        self.seized |= 1 << self.active
+        seizes = self.active is not None
+        if self.active is not None:
+            self.seized |= 1 << self.active
         self._activate(locality)
-        return True
+        return seizes
 
     def _activate(self, locality: int) -> None:
         self.active = locality
@@ -104,6 +106,8 @@ class TpmState:
 class Tpm(Device):
     """The part of an interface that is no register; a subclass says `completed`."""
 
+    longest: ClassVar[int] = BUFFER_LENGTH
+    """Bytes of the longest command or response."""
     tpm = Requests({"initialize": Effect.IDEMPOTENT, "execute": Effect.AT_MOST_ONCE})
     state: TpmState
 
@@ -114,11 +118,12 @@ class Tpm(Device):
         self.state.initialization = self.tpm.send("initialize")
 
     def on_restore(self) -> None:
-        """The TPM's own state does not come along: failure mode, for what it had measured is not there."""
-        self._fail("the TPM's own state was not saved with the VM's")
+        """Without the TPM's own state what it had measured is not there."""
+        if not self.tpm.restored:
+            self._fail("the TPM's own state was not saved with the VM's")
 
     def completed(self, response: bytes) -> None:
-        """Override to show the guest a response, of `HEADER_LENGTH` to `BUFFER_LENGTH` bytes."""
+        """Override to show the guest a response, of `HEADER_LENGTH` to `longest` bytes."""
         raise NotImplementedError
 
     def execute(self, command: bytes) -> None:
@@ -148,7 +153,7 @@ class Tpm(Device):
     def _replied(self, number: int, response: bytes) -> None:
         if number != self.state.awaited:
             return
-        if HEADER_LENGTH <= len(response) <= BUFFER_LENGTH:
+        if HEADER_LENGTH <= len(response) <= self.longest:
             self._complete(response)
         else:
             self._fail(f"a response of {len(response)} bytes")

@@ -40,22 +40,30 @@ LENGTHS: Final = {
     Space.PCI_CONFIG: 1 << 28,
     Space.MSR: 1 << 32,
 }
+MSR_BYTES: Final = 8
+"""In the space of MSRs an address is one register of so many bytes; a region has bytes everywhere."""
 
 
 @frozen(eq=False)
 class Claim:
-    """`length` bytes from `base` belong to `region` of `host`; `fixed` if the machine file said so."""
+    """`length` addresses from `base` belong to `region` of `host`; `fixed` if the machine file said so."""
 
     host: Host
     region: str
     base: int
     length: int
     fixed: bool = True
+    width: int = 1
+    """Bytes of the region at one address."""
 
     @property
     def end(self) -> int:
         """First address behind."""
         return self.base + self.length
+
+    def offset(self, address: int) -> int:
+        """Where `address` is in the region, in bytes."""
+        return (address - self.base) * self.width
 
     def __str__(self) -> str:
         return f"{self.host.name}.{self.region} at {self.base:#x}..{self.end - 1:#x}"

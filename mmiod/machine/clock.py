@@ -107,7 +107,7 @@ class MachineClock:
         """
         if not self.virtual or self._stands_at is None:
             return True
-        while self.deadline_ns <= guest_ns:
+        while self._due(guest_ns):
             if not limit:
                 return False
             self._stands_at = max(self._stands_at, self.deadline_ns)
@@ -144,9 +144,13 @@ class MachineClock:
     def fire_due(self, limit: int = 1024) -> int:
         """Fire what is due now, at most `limit` timers; return how many fired."""
         fired = 0
-        while fired < limit and self.deadline_ns <= self.now_ns:
+        while fired < limit and self._due(self.now_ns):
             _, _, key = heapq.heappop(self._queue)
             _, _, fire = self.armed.pop(key)
             fire()
             fired += 1
         return fired
+
+    def _due(self, now_ns: int) -> bool:
+        """Whether a timer is armed for `now_ns` or before; at the end of the world none is."""
+        return self.deadline_ns <= min(now_ns, NEVER - 1)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from attrs import define
+from attrs import define, field
 
 from mmiod.device import Region, Request
-from mmiod.machine.clock import MachineClock
-from mmiod.machine.memory import GuestMemory
+from mmiod.machine.journal import Journal, NotedBus, NotedClock, NotedMemory
 from mmiod.values import Space
 
 if TYPE_CHECKING:
@@ -22,18 +21,16 @@ class DeviceContext:
 
     machine: Machine
     device: str
+    journal: Journal = field(factory=Journal)
+    clock: NotedClock = field(init=False)
+    memory: NotedMemory = field(init=False)
+    bus: NotedBus = field(init=False)
 
-    @property
-    def clock(self) -> MachineClock:  # noqa: D102
-        return self.machine.clock
-
-    @property
-    def memory(self) -> GuestMemory:  # noqa: D102
-        return self.machine.memory
-
-    @property
-    def bus(self) -> Machine:  # noqa: D102
-        return self.machine
+    def __attrs_post_init__(self) -> None:
+        """What the device asks is noted."""
+        self.clock = NotedClock(self.machine.clock, self.journal)
+        self.memory = NotedMemory(self.machine.memory_of(self.device), self.journal)
+        self.bus = NotedBus(self.machine, self.journal)
 
     def notify(self, event: str, **fields: object) -> None:  # noqa: D102
         self.machine.notify(event, device=self.device, **fields)
@@ -51,7 +48,7 @@ class DeviceContext:
         self.machine.wires.drive(f"{self.device}.{line}", level)
 
     def msi(self, address: int, data: int) -> None:  # noqa: D102
-        self.machine.outlet.msi(address, data)
+        self.machine.outlet.msi(self.device, address, data)
 
     def arm(self, timer: str, deadline_ns: int | None) -> None:  # noqa: D102
         fire = partial(self.machine.hosts[self.device].fire, timer)

@@ -13,6 +13,8 @@ from mmiod.values import Space
 
 DEVICE_NAME: Final = re.compile(r"(?!vcpu\d+$|hypervisor$)[A-Za-z0-9][A-Za-z0-9_-]{0,30}")
 
+ISOLATIONS: Final = ("inline", "process")
+
 
 @frozen
 class Placement:
@@ -20,6 +22,28 @@ class Placement:
 
     space: Space
     base: int
+
+
+@frozen
+class ImageDescription:
+    """A disk image as a backend, which has options: a table where others are a text."""
+
+    kind: str = field()
+    path: str
+    read_only: bool = False
+
+    @kind.validator
+    def _check_kind(self, _: object, kind: str) -> None:
+        if kind != "block":
+            raise ValueError(f"{kind!r}: a table is a backend of kind 'block'; others are a text")
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}{' (read only)' if self.read_only else ''}"
+
+
+BackendDescription = str | ImageDescription
+Sinks = str | tuple[str, ...]
+"""What one line drives."""
 
 
 @frozen
@@ -35,7 +59,14 @@ class DeviceDescription:
     slot: int | None = None
     """Bus, device and function as an offset into PCI configuration space."""
     config: Mapping[str, object] = field(factory=dict)
-    streams: Mapping[str, str] = field(factory=dict)
+    streams: Mapping[str, BackendDescription] = field(factory=dict)
+    isolation: str = field(default="inline")
+    """Where hooks run: "inline" in the daemon, or in a "process" of their own."""
+
+    @isolation.validator
+    def _check_isolation(self, _: object, isolation: str) -> None:
+        if isolation not in ISOLATIONS:
+            raise ValueError(f"{isolation!r}: there are {', '.join(ISOLATIONS)}")
 
 
 @frozen
@@ -53,7 +84,7 @@ class MachineDescription:
     """All devices of a VM, how their lines are wired, and the rest of its address spaces."""
 
     devices: Mapping[str, DeviceDescription] = field()
-    wires: Mapping[str, str] = field(factory=dict)
+    wires: Mapping[str, Sinks] = field(factory=dict)
     unclaimed: tuple[UnclaimedDescription, ...] = ()
 
     @devices.validator

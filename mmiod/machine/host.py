@@ -11,22 +11,34 @@ so that waiting is the caller's business: see `core/run.py`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableSequence
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Final, Literal, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, ParamSpec, Protocol, TypeVar
 
-from attrs import define, field
+from attrs import define, field, frozen
 
-from mmiod.device import Device, IrqInput, IrqInputs, IrqOutput, Pending, Region
-from mmiod.values import READ, Direction, ones
+from mmiod.device import Device, IrqOutput, Pending, Region
+from mmiod.machine.inputs import INPUTS, QUESTIONS, Input
+from mmiod.machine.journal import DONE, LIMIT, Journal
+from mmiod.machine.replay import Replay
+from mmiod.machine.snapshot import give, take
+from mmiod.values import READ, WRITE, Direction, ones
 
 if TYPE_CHECKING:
-    from mmiod.device.dispatch import Answerer, Claimant
+    from mmiod.device import Register
+    from mmiod.device.dispatch import Claimant
+    from mmiod.device.saved import Saved
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 Status = Literal["ok", "pending", "size", "quarantined", "unclaimed", "forwarded"]
+
+PERFORM: Final = {**INPUTS, **QUESTIONS}
+MAX_MISSED: Final = 1024
+"""Answers of backends that wait for a device in quarantine."""
+RECORDED: Final = 64
+"""Bytes of a batch that its record holds: as many as the largest access has."""
 
 
 class Busy(enum.Enum):
@@ -46,6 +58,15 @@ class HookDeadlineExceeded(BaseException):
     """
 
 
+class RemoteError(Exception):
+    """A hook failed in another process: the text has the type and the reason."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What is told of a hook's failure."""
+    return str(error) if isinstance(error, RemoteError) else f"{type(error).__name__}: {error}"
+
+
 @define(eq=False)
 class Mark:
     """What runs now, for the watchdog: a hook of device `name` since `since_ns`, 0 if none.
@@ -58,6 +79,8 @@ class Mark:
     name: str = ""
     since_ns: int = 0
     serial: int = 0
+    running: MutableSequence[int] | memoryview = field(factory=lambda: [0])
+    """One place, which outlives the process: the number of the device that has an input, 0 if none."""
 
     def enter(self, name: str) -> tuple[str, int, int]:
         """A hook begins; what ran around it is for `leave`."""
@@ -103,6 +126,18 @@ class Host(Protocol):
     ) -> int | Pending | Busy:
         """One access; the value of a read, 0 for a write."""
 
+    def read_batch(self, region: str, offset: int, size: int, count: int, stride: int) -> bytes:
+        """As many of `count` reads as the device answers at once."""
+
+    def write_batch(self, region: str, offset: int, size: int, data: bytes, stride: int) -> int:
+        """As many writes of `size` bytes as the device takes at once: their number."""
+
+    def enqueue(self, region: str, offset: int, command: bytes) -> bool | Busy:
+        """Whether the device takes a command of 64 bytes into a queue at `offset`."""
+
+    def answers(self, region: str, offset: int, size: int, direction: Direction, value: int) -> bool:
+        """Whether a register is there that allows this access as a whole."""
+
     def register_at(self, region: str, offset: int, size: int, direction: Direction) -> str:
         """The name of the register that an access meets, "" if there is none, for the record."""
 
@@ -116,9 +151,17 @@ class Origin(Protocol):
     mark: Mark
 
     def record(
-        self, host: Host, direction: Direction, size: int, value: int, register: str, status: Status, ns: int
+        self,
+        host: Host,
+        direction: Direction,
+        size: int,
+        value: int,
+        register: str,
+        status: Status,
+        ns: int,
+        count: int = 1,
     ) -> None:
-        """One access is over."""
+        """One access, or a batch of `count`, is over."""
 
     def quarantined(self, host: Host, reason: BaseException) -> None:
         """A device failed."""
@@ -138,6 +181,17 @@ class InlineHost:
     """Why the device is in quarantine; None while it serves."""
     owes: Owed | None = None
     """The access that waits for `complete`."""
+    number: int = 0
+    """Of the machine's devices, from 1."""
+    journal: Journal = field(factory=Journal)
+    missed: list[Input] = field(factory=list)
+    """What came in quarantine and is not lost: answers of backends, a reset."""
+
+    inputs: Mapping[str, Callable[..., Any]] = field(init=False, default=PERFORM)
+    """How each kind of input reaches the device."""
+
+    isolated: ClassVar[bool] = False
+    """Whether it runs in a process of its own."""
 
     def access(
         self, region: str, offset: int, size: int, direction: Direction, value: int
@@ -166,11 +220,10 @@ class InlineHost:
             self.statistics.refused += 1
             return self._refuse(direction, size, register, "size", value)
         started = perf_counter_ns()
-        answerer = self.device.answerers[region]
         if len(pieces) == 1:
-            answer = self._one(answerer, offset, size, declared, direction, value)
+            answer = self._one(declared, offset, size, direction, value)
         else:
-            answer = self._many(answerer, pieces, declared, direction, value, offset)
+            answer = self._many(declared, pieces, direction, value, offset)
         ns = perf_counter_ns() - started
         self.statistics.took(ns)
         status = self._status()
@@ -183,6 +236,87 @@ class InlineHost:
         self.origin.record(self, direction, size, seen, register, status, ns)
         return answer
 
+    # --- batches: what a device does of many accesses in one hook --------------------------
+
+    def read_batch(self, region: str, offset: int, size: int, count: int, stride: int) -> bytes:
+        """The first of `count` reads of `size` bytes, as many as the device answers at once.
+
+        They go to `offset` (stride 0), or from there upwards (1) or downwards (-1), and
+        stay inside the region.  None is answered where the device declares no batch, or
+        owes an answer, or the bus would have to split: then accesses go one by one.
+        """
+        register = self._batch_register(region, offset, size, READ)
+        if register is None:
+            return b""
+        started = perf_counter_ns()
+        data: object = self.feed(b"", "read_batch", region, offset, size, count, stride)
+        if not isinstance(data, bytes) or len(data) % size or len(data) > count * size:
+            self.quarantine(TypeError(f"{count} reads of {size} bytes were answered by {data!r:.80}"))
+            return b""
+        self.statistics.reads += len(data) // size
+        self._batched(READ, size, data, register, started)
+        return data
+
+    def write_batch(self, region: str, offset: int, size: int, data: bytes, stride: int) -> int:
+        """How many of the first writes of `size` bytes the device takes at once."""
+        register = self._batch_register(region, offset, size, WRITE)
+        if register is None:
+            return 0
+        started = perf_counter_ns()
+        taken: object = self.feed(0, "write_batch", region, offset, size, data, stride)
+        if not isinstance(taken, int) or not 0 <= taken <= len(data) // size:
+            self.quarantine(TypeError(f"{len(data) // size} writes were answered by {taken!r:.80}"))
+            return 0
+        self.statistics.writes += taken
+        self._batched(WRITE, size, data[: taken * size], register, started)
+        return taken
+
+    def _batch_register(self, region: str, offset: int, size: int, direction: Direction) -> str | None:
+        """The register's name for the record; None if a batch there is not for the device."""
+        declared = self.device.regions[region]
+        whole = split(declared, offset, size) == [(offset, size)] and size >= declared.implemented[0]
+        if self.owes is not None or self.failure is not None or not whole:
+            return None
+        return self.register_at(region, offset, size, direction)
+
+    def _batched(self, direction: Direction, size: int, data: bytes, register: str, started: int) -> None:
+        """Count and record what a batch did: nothing, if it was refused."""
+        if data:
+            ns = perf_counter_ns() - started
+            self.statistics.took(ns)
+            seen = int.from_bytes(data[:RECORDED], "little")
+            self.origin.record(self, direction, size, seen, register, self._status(), ns, len(data) // size)
+
+    # --- what only some instructions do ----------------------------------------------------
+
+    def enqueue(self, region: str, offset: int, command: bytes) -> bool | Busy:
+        """Whether the device takes a command of 64 bytes; one that declares no queue takes none."""
+        hook = self.device.regions[region].queue
+        if hook is None or self.failure is not None:
+            return False
+        if self.owes is not None:
+            return BUSY  # in order, as an access
+        register = self.register_at(region, offset, len(command), WRITE)
+        started = perf_counter_ns()
+        taken: object = self.feed(False, "enqueue", region, offset, command)
+        if not isinstance(taken, bool):
+            self.quarantine(TypeError(f"a command was answered by {taken!r:.80}"))
+        ns = perf_counter_ns() - started
+        self.statistics.writes += 1
+        self.statistics.took(ns)
+        value = int.from_bytes(command, "little")
+        self.origin.record(self, WRITE, len(command), value, register, self._status(), ns)
+        return taken is True
+
+    def answers(self, region: str, offset: int, size: int, direction: Direction, value: int) -> bool:
+        """Whether a register is there that allows this access as a whole: else an MSR is not there."""
+        if self.failure is not None:
+            return True
+        answers: Callable[..., bool] = self.inputs["answers"]
+        found = self.guarded(answers, True, self.device, region, offset, size, direction, value)
+        self.statistics.refused += not found
+        return found
+
     def register_at(self, region: str, offset: int, size: int, direction: Direction) -> str:
         """The name of the register that an access meets, "" if there is none."""
         if self.failure is not None:
@@ -191,11 +325,13 @@ class InlineHost:
         found = self.guarded(at, None, self.device, offset, direction, size)
         return found.name if found is not None else ""
 
-    def settle(self, value: int) -> int:
-        """The device completed the access it owed; the value as the vCPU gets it."""
+    def settle(self, value: int) -> int | None:
+        """The device completed the access it owed; the value as the vCPU gets it, None if it has one."""
         owed, self.owes = self.owes, None
         if owed is None:
             raise TypeError(f"{self.name} completed an access that it does not owe")
+        if owed.answered:
+            return None
         if owed.direction == READ:
             if not self._fits(value, owed.size):
                 value = ones(owed.size)
@@ -203,6 +339,78 @@ class InlineHost:
         ns = perf_counter_ns() - owed.since_ns
         self.origin.record(self, owed.direction, owed.size, owed.value, owed.register, self._status(), ns)
         return value if owed.direction == READ else 0
+
+    def feed(self, failed: T, kind: str, *arguments: object) -> T:
+        """Give the device an input: noted before its hook runs, marked after; `failed` on any failure."""
+        journal = self.journal
+        entries = journal.entries
+        if not journal.depth:
+            if len(entries) + journal.weight > LIMIT and not self.cut():
+                return failed
+            journal.last = len(entries)
+        running = self.origin.mark.running
+        outer = running[0]
+        running[0] = self.number
+        journal.depth += 1
+        entries.append((kind, arguments))
+        answer: T = self.guarded(self.inputs[kind], failed, self.device, *arguments)
+        journal.depth -= 1
+        running[0] = outer
+        entries.append(DONE)
+        if self.failure is not None and not journal.depth:
+            journal.refuse()
+        return answer
+
+    def relive(self) -> Relived | None:
+        """A new device where the journal ends; None if it failed on the way."""
+        self.failure = None
+        replay = Replay(self.journal.entries, self.journal.owing)
+        device = self.guarded(self._made, None, replay)
+        while self.serves and not replay.ended:
+            self.guarded(replay.step, None)
+        if device is None or not self.serves:
+            return None
+        return Relived(device, replay.owing, replay.inputs)
+
+    def _made(self, replay: Replay) -> Device:
+        device = type(self.device)(replay, self.device.config)
+        replay.begin(device)
+        if self.journal.snapshot is not None:
+            give(device, self.journal.snapshot)
+            device.on_reload()
+        return device
+
+    # --- what a process of its own would be asked ------------------------------------------
+
+    def snapshot(self) -> Saved:
+        """What the device is now."""
+        return take(self.device)
+
+    def refresh(self) -> None:
+        """`device` is what it shows."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be restarted now."""
+        return True
+
+    def restored(self) -> None:
+        """The device has a restored state."""
+        self.guarded(self.device.on_restore, None)
+
+    def value_of(self, declared: Register) -> int:
+        """A register, without side effects; whatever the plugin's getter raises goes on."""
+        return declared.__get__(self.device, type(self.device))
+
+    def close(self) -> None:
+        """The daemon ends."""
+
+    def cut(self) -> bool:
+        """Begin the journal anew with a snapshot; whether there is one."""
+        snapshot = self.guarded(self.snapshot, None)
+        if snapshot is not None:
+            self.journal.cut(snapshot, owing=self.owes is not None)
+        return snapshot is not None
 
     def guarded(self, hook: Callable[P, T], failed: T, *arguments: P.args, **named: P.kwargs) -> T:
         """Run a hook of the device; on any failure quarantine it and return `failed`."""
@@ -215,54 +423,54 @@ class InlineHost:
                 mark.leave(outer)  # until its end the watchdog may interrupt, in here too
         except (Exception, HookDeadlineExceeded) as error:  # noqa: BLE001  # a plugin may raise anything
             mark.leave(outer)
-            self.quarantine(error)
+            self._fail(error)
             return failed
 
     # --- inputs besides accesses; a device in quarantine takes none --------------------
 
     def reset(self) -> None:
-        """Power-on or system reset: also what brings a device out of nothing but its own state."""
+        """Power-on or system reset; a device in quarantine is reset when it comes back."""
         self.owes = None
         if self.failure is None:
-            self.guarded(self.device.reset, None)
+            self.feed(None, "reset")
+        else:
+            self.missed[:] = [("reset", ())]
 
-    def deliver(self, declared: IrqInput | IrqInputs, line: str, level: bool) -> None:
+    def deliver(self, line: str, level: bool) -> None:
         """A wire changed the level of an input line."""
         if self.failure is None:
-            self.guarded(declared.deliver, None, self.device, line, level)
+            self.feed(None, "deliver", line, level)
 
     def fire(self, timer: str) -> None:
         """A timer is due."""
-        alarm, hook = self.device.alarms[timer], self.device.timers[timer].fire
-        alarm.deadline_ns = None
-        if self.failure is None and hook is not None:
-            self.guarded(getattr(self.device, hook), None)
+        if self.failure is None:
+            self.feed(None, "fire", timer)
 
     def receive(self, stream: str, data: bytes) -> None:
         """Bytes came from a backend."""
-        hook = self.device.streams[stream].receive
-        if self.failure is None and hook is not None:
-            self.guarded(getattr(self.device, hook), None, data)
+        if self.failure is None and self.device.streams[stream].receive is not None:
+            self.feed(None, "receive", stream, data)
 
     def room(self, stream: str) -> int | None:
         """Bytes of a stream that the device takes now; None is any number."""
-        hook = self.device.streams[stream].capacity
-        if self.failure is not None or hook is None:
+        if self.device.streams[stream].capacity is None or self.failure is not None:
             return None
-        room: int | None = self.guarded(getattr(self.device, hook), None)
+        room: int | None = self.guarded(self.inputs["room"], None, self.device, stream)
         return room
 
     def reply(self, service: str, number: int, data: bytes) -> None:
         """A service answered a request."""
-        hook = self.device.services[service].reply
-        if self.failure is None and hook is not None:
-            self.guarded(getattr(self.device, hook), None, number, data)
+        self._answered("reply", service, number, data)
 
     def fail(self, service: str, number: int, reason: str) -> None:
         """A service will not answer a request."""
-        hook = self.device.services[service].failure
-        if self.failure is None and hook is not None:
-            self.guarded(getattr(self.device, hook), None, number, reason)
+        self._answered("fail", service, number, reason)
+
+    def _answered(self, kind: str, service: str, number: int, answer: object) -> None:
+        if self.failure is None:
+            self.feed(None, kind, service, number, answer)
+        elif len(self.missed) < MAX_MISSED:
+            self.missed.append((kind, (service, number, answer)))
 
     def acknowledge(self, line: str) -> int | None:
         """A vCPU took the interrupt of an output line: the vector; None if there is none."""
@@ -270,32 +478,41 @@ class InlineHost:
         hook = declared.acknowledge if isinstance(declared, IrqOutput) else None
         if self.failure is not None or hook is None:
             return None
-        vector: int | None = self.guarded(getattr(self.device, hook), None)
+        vector: int | None = self.feed(None, "acknowledge", line)
         return vector
 
     def quarantine(self, reason: BaseException) -> None:
-        """Take the device out of service: from now on it reads all ones and takes no input."""
+        """Take the device out of service, for what it made of its last input: see `_fail`."""
+        if self.failure is None and not self.journal.depth:
+            self.journal.refuse()
+        self._fail(reason)
+
+    def _fail(self, reason: BaseException) -> None:
+        """From now on the device reads all ones and takes no input."""
         if self.failure is None:
-            self.failure = f"{type(reason).__name__}: {reason}"
+            self.failure = reason_of(reason)
             self.statistics.faults += 1
             self.origin.quarantined(self, reason)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is in service."""
+        return self.failure is None
 
     def _status(self) -> Status:
         return "ok" if self.failure is None else "quarantined"
 
     # --- size rules: QEMU's memory core (docs/devel/memory.rst, "MMIO Operations") -----
 
-    def _one(
-        self, answerer: Answerer, offset: int, size: int, region: Region, direction: Direction, value: int
-    ) -> int | Pending:
+    def _one(self, region: Region, offset: int, size: int, direction: Direction, value: int) -> int | Pending:
         """An access that reaches the device as one, perhaps widened."""
         width = max(size, region.implemented[0])
         if direction == READ:
-            answer = self.guarded(answerer.read, ones(width), self.device, offset, width)
+            answer = self.feed(ones(width), "read", region.name, offset, width)
             if isinstance(answer, Pending):
                 return answer
             return answer & ones(size) if self._fits(answer, width) else ones(size)
-        pending: object = self.guarded(answerer.write, None, self.device, offset, width, value)
+        pending: object = self.feed(None, "write", region.name, offset, width, value)
         if isinstance(pending, Pending):
             return pending
         if pending is not None:
@@ -304,9 +521,8 @@ class InlineHost:
 
     def _many(
         self,
-        answerer: Answerer,
-        pieces: list[tuple[int, int]],
         region: Region,
+        pieces: list[tuple[int, int]],
         direction: Direction,
         value: int,
         start: int,
@@ -318,7 +534,7 @@ class InlineHost:
         total = 0
         for offset, size in pieces:
             shift = 8 * (offset - start)
-            part = self._one(answerer, offset, size, region, direction, value >> shift & ones(size))
+            part = self._one(region, offset, size, direction, value >> shift & ones(size))
             if isinstance(part, Pending):
                 self.quarantine(
                     TypeError(f"PENDING to a part of an access, at {offset:#x} with {size} bytes")
@@ -343,6 +559,17 @@ class InlineHost:
         return answer
 
 
+@frozen
+class Relived:
+    """A device that lived through its journal."""
+
+    device: Device
+    owing: bool
+    """Whether it owes an answer now."""
+    inputs: int
+    """How many it was given."""
+
+
 @define
 class Owed:
     """An access whose answer the device owes."""
@@ -352,6 +579,8 @@ class Owed:
     value: int
     register: str
     since_ns: int
+    answered: bool = False
+    """Whoever waited has an answer already: the device failed meanwhile."""
 
 
 def split(region: Region, offset: int, size: int) -> list[tuple[int, int]] | None:

@@ -6,76 +6,26 @@ hypervisor), `backends` and `services` (streams and requests), `notify` (events 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Final, ParamSpec, Protocol
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from attrs import define, field
 
-from mmiod.device import Device, IrqInput, IrqInputs, Pending, Region, Request
-from mmiod.errors import MachineError
-from mmiod.machine.address_map import AddressMap, Claim, Policy, Range, Unclaimed, build
+from mmiod.device import Pending, Region
+from mmiod.machine.address_map import MSR_BYTES, AddressMap, Claim, Policy, Range, Unclaimed, build
+from mmiod.machine.backoff import Backoff
 from mmiod.machine.clock import MachineClock
-from mmiod.machine.context import DeviceContext
-from mmiod.machine.host import Busy, Host, InlineHost, Mark, Status
+from mmiod.machine.host import Busy, Host, InlineHost, Mark, Status, reason_of
 from mmiod.machine.memory import GuestMemory
+from mmiod.machine.outlet import Nowhere, Outlet
 from mmiod.machine.ports import ServicePort, StreamPort
-from mmiod.machine.wires import Wires, expand, hypervisor_line_of, vcpu_of
+from mmiod.machine.wires import Wires, hypervisor_line_of, vcpu_of
 from mmiod.values import READ, WRITE, Direction, Space, ones
 
-if TYPE_CHECKING:
-    from mmiod.machine.description import DeviceDescription, MachineDescription
-
-CONFIG_REGION: Final = "config_space"
-"""The region of a PCI function that its slot places."""
-
-Record = tuple[int, str, int, int, int, int, int, int, int, str, int, str, str, int, int]
+Record = tuple[int, str, int, int, int, int, int, int, int, str, int, str, str, int, int, int]
 """See `mmiod.trace.record`."""
 
-
-P = ParamSpec("P")
-
 MAX_MISSES: Final = 4096
-Part = tuple[type[Device], object]
-"""A device's class and its configuration."""
-
-
-class Outlet(Protocol):
-    """Where a machine's signals to the hypervisor go; all of them return at once."""
-
-    def intr(self, vcpu: int, level: bool) -> None:
-        """The interrupt request of a vCPU changed."""
-
-    def set_level(self, line: int, level: bool) -> None:
-        """A line of the hypervisor's interrupt controller changed."""
-
-    def msi(self, address: int, data: int) -> None:
-        """A device signals an interrupt by a message."""
-
-    def request(self, kind: Request, value: int) -> None:
-        """A device asks for a reset, a shutdown, ..."""
-
-    def map_changed(self) -> None:
-        """Regions have moved."""
-
-
-class Nowhere:
-    """The outlet of a machine that no hypervisor is attached to."""
-
-    def intr(self, vcpu: int, level: bool) -> None:  # noqa: D102
-        pass
-
-    def set_level(self, line: int, level: bool) -> None:  # noqa: D102
-        pass
-
-    def msi(self, address: int, data: int) -> None:  # noqa: D102
-        pass
-
-    def request(self, kind: Request, value: int) -> None:  # noqa: D102
-        pass
-
-    def map_changed(self) -> None:  # noqa: D102
-        pass
 
 
 @define(eq=False)
@@ -97,10 +47,16 @@ class Machine:
     clock: MachineClock
     notify: Callable[..., None]
     recorder: Callable[[Record], None]
+    own_memories: bool = False
+    """Each device reaches guest memory on a way of its own (vfio-user), else all on the same."""
     memory: GuestMemory = field(factory=GuestMemory)
+    memories: dict[str, GuestMemory] = field(factory=dict)
+    """By device, where each has its own."""
     wires: Wires = field(factory=Wires)
     hosts: dict[str, InlineHost] = field(factory=dict)
     mark: Mark = field(factory=Mark)
+    backoff: Backoff = field(init=False)
+    """Of devices in quarantine."""
     cause: Cause = field(factory=Cause)
     outlet: Outlet = field(factory=Nowhere)
     backends: dict[tuple[str, str], StreamPort] = field(factory=dict)
@@ -114,11 +70,21 @@ class Machine:
     """Accesses that no device claimed, by address; at most `MAX_MISSES` addresses."""
     levels: dict[int, bool] = field(factory=dict)
     """Lines of the hypervisor's interrupt controller that a wire leads to."""
-    settled: list[tuple[InlineHost, int]] = field(factory=list)
+    settled: list[tuple[InlineHost, int | None]] = field(factory=list)
     """Answers that devices owed and have given; the core takes them."""
-    _controllers: dict[int, tuple[InlineHost, str]] = field(factory=dict)
-    _claims: dict[tuple[str, str], tuple[Space, Claim]] = field(factory=dict)
+    controllers: dict[int, tuple[InlineHost, str]] = field(factory=dict)
+    """Which device's line interrupts a vCPU, and answers INTA."""
+    claims: dict[tuple[str, str], tuple[Space, Claim]] = field(factory=dict)
+    """By device and region."""
     _maps: dict[Space, AddressMap] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        """Devices come back by the host's time."""
+        self.backoff = Backoff(self.clock.monotonic)
+
+    def memory_of(self, device: str) -> GuestMemory:
+        """Guest memory as a device reaches it."""
+        return self.memories.setdefault(device, GuestMemory()) if self.own_memories else self.memory
 
     # --- the address spaces --------------------------------------------------------------
 
@@ -130,7 +96,7 @@ class Machine:
         """The map of a space as it is now."""
         table = self._maps.get(space)
         if table is None:
-            claims = [claim for at, claim in self._claims.values() if at == space]
+            claims = [claim for at, claim in self.claims.values() if at == space]
             table = self._maps[space] = build(space, claims, self.unclaimed.get(space, ()))
         return table
 
@@ -139,23 +105,35 @@ class Machine:
     ) -> None:
         """Put a region on the map, move it, or take it off (base None)."""
         key = (device, region.name)
-        known = self._claims.get(key)
+        known = self.claims.get(key)
         if known is None and base is None:
             return
         if known is not None:
             if known[0] == space and known[1].base == base:
                 return
-            del self._claims[key]
+            del self.claims[key]
             self._maps.pop(known[0], None)
         if base is not None:
-            self._claims[key] = (space, Claim(self.hosts[device], region.name, base, region.length, fixed))
+            width = MSR_BYTES if space == Space.MSR else 1
+            length = region.length // width
+            claim = Claim(self.hosts[device], region.name, base, length, fixed, width)
+            self.claims[key] = (space, claim)
         # Built anew at the next access: a config write moves several BARs at once.
         self._maps.pop(space, None)
+        self.outlet.map_changed()
+
+    def reclaim(self, claims: dict[tuple[str, str], tuple[Space, Claim]]) -> None:
+        """Put other claims in the place of all; they were checked."""
+        self.claims = claims
+        self._maps.clear()
         self.outlet.map_changed()
 
     def pieces(self, space: Space, address: int, size: int) -> Iterator[tuple[Range, int, int]]:
         """An access, split where another range begins: (range, address, size), low to high."""
         table = self.table(space)
+        if space is Space.MSR:  # one address, whatever its width
+            yield table.find(address), address, size
+            return
         end = address + size
         while address < end:
             found = table.find(address)
@@ -174,7 +152,41 @@ class Machine:
         claim = found.claim
         if claim is None:
             return self._unclaimed_access(found, size, direction, value)
-        return claim.host.access(claim.region, address - claim.base, size, direction, value)
+        offset = (address - claim.base) * claim.width
+        return claim.host.access(claim.region, offset, size, direction, value)
+
+    def read_batch(self, space: Space, address: int, size: int, count: int, stride: int) -> bytes:
+        """As many of `count` elements as the device there answers at once, perhaps none."""
+        claim = self._cause(space, address).claim
+        if claim is None:
+            return b""
+        return claim.host.read_batch(claim.region, claim.offset(address), size, count, stride)
+
+    def write_batch(self, space: Space, address: int, size: int, data: bytes, stride: int) -> int:
+        """How many elements of `size` bytes the device there takes at once, perhaps none."""
+        claim = self._cause(space, address).claim
+        if claim is None:
+            return 0
+        return claim.host.write_batch(claim.region, claim.offset(address), size, data, stride)
+
+    def enqueue(self, found: Range, address: int, command: bytes) -> bool | Busy:
+        """Whether the device there takes a command of 64 bytes; what is no queue takes none."""
+        self.cause.space, self.cause.address = found.space, address
+        claim = found.claim
+        return claim is not None and claim.host.enqueue(claim.region, claim.offset(address), command)
+
+    def has_msr(self, number: int, direction: Direction, value: int) -> bool:
+        """Whether a processor of this machine has this MSR, and takes `value` if it is written."""
+        found = self.find(Space.MSR, number)
+        if found.claim is None:
+            return found.policy in {Policy.ZEROS, Policy.IGNORE}
+        offset = found.claim.offset(number)
+        return found.claim.host.answers(found.claim.region, offset, MSR_BYTES, direction, value)
+
+    def _cause(self, space: Space, address: int) -> Range:
+        """Note where the next access goes."""
+        self.cause.space, self.cause.address = space, address
+        return self.find(space, address)
 
     def read(self, space: Space, address: int, size: int) -> int:
         """Read as a bridge: ones from a device that does not answer at once."""
@@ -244,13 +256,13 @@ class Machine:
         for sink, net in self.wires.sinks.items():
             vcpu, line = vcpu_of(sink), hypervisor_line_of(sink)
             if vcpu is not None:
-                self._interrupt(vcpu, bool(net.high))
+                self.interrupt(vcpu, bool(net.high))
             elif line is not None:
-                self._level(line, bool(net.high))
+                self.set_level(line, bool(net.high))
 
     def acknowledge(self, vcpu: int) -> int | None:
         """INTA: the vector of the pending interrupt of a vCPU; None without a controller."""
-        controller = self._controllers.get(vcpu)
+        controller = self.controllers.get(vcpu)
         return None if controller is None else controller[0].acknowledge(controller[1])
 
     def settle(self, host: InlineHost, value: int) -> None:
@@ -266,8 +278,9 @@ class Machine:
         register: str,
         status: Status,
         ns: int,
+        count: int = 1,
     ) -> None:
-        """Tell the recorder of one access."""
+        """Tell the recorder of one access, or of a batch of `count`."""
         cause = self.cause
         name = host.name if host is not None else ""
         generation = host.generation if isinstance(host, InlineHost) else 0
@@ -288,12 +301,15 @@ class Machine:
                 status,
                 ns,
                 cause.pc,
+                count,
             )
         )
 
     def quarantined(self, host: Host, reason: BaseException) -> None:
-        """A device failed: say so, answer what it owes, let its lines go."""
-        self.notify("device_quarantined", device=host.name, reason=f"{type(reason).__name__}: {reason}")
+        """A device failed: say so, answer what it owes, let its lines go, and see when it comes back."""
+        self.notify("device_quarantined", device=host.name, reason=reason_of(reason))
+        if not self.backoff.failed(host.name):
+            self.notify("device_abandoned", device=host.name, attempts=self.backoff.attempts(host.name))
         if not isinstance(host, InlineHost):
             return
         if host.owes is not None:
@@ -303,128 +319,16 @@ class Machine:
         for timer in host.device.timers:
             self.clock.arm(host.name, timer, None, _never)
 
-    def _interrupt(self, vcpu: int, level: bool) -> None:
+    def interrupt(self, vcpu: int, level: bool) -> None:
+        """The interrupt request of a vCPU changes."""
         self.interrupts[vcpu] = level
         self.outlet.intr(vcpu, level)
 
-    def _level(self, line: int, level: bool) -> None:
+    def set_level(self, line: int, level: bool) -> None:
+        """A line of the hypervisor's interrupt controller changes."""
         self.levels[line] = level
         self.outlet.set_level(line, level)
-
-    # --- building ------------------------------------------------------------------------------
-
-    def add(self, name: str, plugin: type[Device], described: DeviceDescription, config: object) -> None:
-        """Make a device and place what the machine file places.
-
-        Raises:
-            MachineError: a place names no region of it, or its class cannot be made.
-        """
-        try:
-            device = plugin(DeviceContext(self, name), config)
-        except Exception as error:  # a plugin may raise anything
-            raise MachineError(f"{name}: {described.plugin}: {type(error).__name__}: {error}") from error
-        host = self.hosts[name] = InlineHost(name, described.plugin, device, self)
-        places = {region: (place.space, place.base) for region, place in described.at.items()}
-        if described.slot is not None:
-            places[CONFIG_REGION] = (Space.PCI_CONFIG, described.slot)
-        for region, (space, base) in places.items():
-            if region not in device.regions:
-                has = ", ".join(device.regions) or "none"
-                raise MachineError(f"{name}: {described.plugin} has no region {region}; it has {has}")
-            self.place(host.name, device.regions[region], space, base, fixed=True)
-
-    def connect(self, wires: Mapping[str, str]) -> None:
-        """Wire the devices.
-
-        Raises:
-            MachineError: a wire leads nowhere.
-        """
-        sources = [f"{host.name}.{line}" for host in self.hosts.values() for line in host.device.lines]
-        sinks: dict[str, tuple[InlineHost, IrqInput | IrqInputs, str]] = {}
-        for host in self.hosts.values():
-            for declared in host.device.input_lines.values():
-                sinks.update({f"{host.name}.{line}": (host, declared, line) for line in declared.names()})
-        for source, sink in expand(wires, sources, sinks):
-            self._wire(source, sink, sinks)
-
-    def check_announced(self) -> None:
-        """See that devices are where others tell the guest that they are.
-
-        Raises:
-            MachineError: nobody is there; with every such place.
-        """
-        wrong = [
-            f"{host.name}: {key} says {space.name.lower()}:{address:#x}, where no device is"
-            for host in self.hosts.values()
-            for key, (space, address) in host.device.announced().items()
-            if self.find(space, address).claim is None
-        ]
-        if wrong:
-            raise MachineError(*wrong)
-
-    def _wire(
-        self, source: str, sink: str, sinks: dict[str, tuple[InlineHost, IrqInput | IrqInputs, str]]
-    ) -> None:
-        vcpu, line = vcpu_of(sink), hypervisor_line_of(sink)
-        if vcpu is not None:
-            device, _, output = source.partition(".")
-            self._controllers[vcpu] = (self.hosts[device], output)
-            self.interrupts[vcpu] = False
-            self.wires.connect(source, sink, partial(self._interrupt, vcpu))
-        elif line is not None:
-            self.wires.connect(source, sink, partial(self._level, line))
-        else:
-            host, declared, name = sinks[sink]
-            self.wires.connect(source, sink, partial(host.deliver, declared, name))
 
 
 def _never() -> None:
     """The hook of a cancelled timer."""
-
-
-def assemble(
-    name: str,
-    description: MachineDescription,
-    parts: Mapping[str, Part],
-    clock: MachineClock,
-    notify: Callable[..., None],
-    recorder: Callable[[Record], None],
-) -> Machine:
-    """Build a machine from its description.
-
-    Args:
-        name: the VM's name.
-        description: its devices and wires.
-        parts: for each device its class and its structured configuration.
-        clock: its clock.
-        notify: takes events for people, `notify(event, **fields)`.
-        recorder: takes one record per access.
-
-    Raises:
-        MachineError: devices cannot be placed or wired as described; with every problem.
-    """
-    machine = Machine(name, clock, notify, recorder)
-    problems: list[str] = []
-    for found in description.unclaimed:
-        machine.unclaimed.setdefault(found.space, []).append(
-            Unclaimed(found.base, found.length, found.policy)
-        )
-    for device, described in description.devices.items():
-        plugin, config = parts[device]
-        _collect(problems, machine.add, device, plugin, described, config)
-    for space in Space:
-        _collect(problems, machine.table, space)
-    if set(machine.hosts) == set(description.devices):  # else wires fail for that alone
-        _collect(problems, machine.connect, description.wires)
-    if not problems:  # else the map is not what the file means
-        machine.check_announced()
-    if problems:
-        raise MachineError(*problems)
-    return machine
-
-
-def _collect(problems: list[str], action: Callable[P, object], *arguments: P.args, **named: P.kwargs) -> None:
-    try:
-        action(*arguments, **named)
-    except MachineError as error:
-        problems += error.problems

@@ -12,7 +12,7 @@ import mmap
 import os
 from typing import Final, Protocol
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from mmiod.errors import MachineError
 
@@ -70,6 +70,20 @@ class ByDescriptor:
 
     def close(self) -> None:  # noqa: D102
         os.close(self.descriptor)
+
+
+@define(eq=False)
+class Gone:
+    """What was a slot's storage, for an access that found the slot and then waited for a device."""
+
+    def read(self, offset: int, length: int) -> bytes:  # noqa: ARG002, D102
+        return b"\xff" * length
+
+    def write(self, offset: int, data: bytes) -> None:  # noqa: D102
+        pass
+
+    def close(self) -> None:  # noqa: D102
+        pass
 
 
 @define(eq=False)
@@ -146,7 +160,8 @@ class GuestMemory:
         """
         slot = self._get(number)
         self._check(slot, gpa)
-        slot.gpa = gpa
+        self.slots[number], self._last = evolve(slot, gpa=gpa), None
+        slot.storage = Gone()
 
     def remove(self, number: int) -> None:
         """Forget a slot and its storage.
@@ -159,6 +174,7 @@ class GuestMemory:
         self._last = None
         if slot.storage is not None:
             slot.storage.close()
+        slot.storage = Gone()
 
     def clear(self) -> None:
         """Forget all slots."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
-from attrs import define
+from attrs import define, frozen
 
 
 @define
@@ -19,6 +20,16 @@ class BackendStatus:
     """Bytes that found no room, or a backend that failed."""
     failure: str | None = None
     """Why it is not open; None while it is, or was not needed yet."""
+
+
+@frozen
+class Keeping:
+    """What a service's backend keeps for its VM, and what becomes of it in a saved state."""
+
+    kind: str
+    schema: int
+    parts: Mapping[str, int]
+    """Their names, and the bytes of each at most."""
 
 
 class StreamPort(Protocol):
@@ -38,9 +49,22 @@ class ServicePort(Protocol):
 
     status: BackendStatus
 
+    keeping: Keeping | None
+    """None: it keeps nothing that a saved state needs."""
+    kept: Mapping[str, bytes] | None
+    """What it kept when it was last asked, by part; None if it was lost."""
+    refusal: str | None
+    """Why it did not give or take that."""
+
     @property
     def busy(self) -> bool:
         """Whether a request has no answer yet."""
+
+    def fetch(self) -> None:
+        """Begin to ask what it keeps: no longer busy, it has `kept` or `refusal`."""
+
+    def put_back(self, parts: Mapping[str, bytes]) -> None:
+        """Begin to hand it what it kept."""
 
     def ask(self, number: int, kind: str, data: bytes) -> None:
         """Take a request."""

@@ -1,34 +1,36 @@
 """A VM's device state as one versioned document, and back.
 
-    {"kind": "mmiod-state", "schema": 1,
+    {"kind": "mmiod-state", "schema": 2,
      "clock": {"now_ns": ..., "wall_start_s": ..., "virtual": ...},
      "devices": {NAME: {"plugin": ..., "schema": ..., "registers": {...}, "state": {...},
-                        "lines": {...}, "inputs": {...}, "timers": [[NAME, deadline_ns], ...]}}}
+                        "lines": {...}, "inputs": {...}, "requests": {SERVICE: number},
+                        "backends": {SERVICE: {"kind": ..., "schema": ..., "parts": {...}}}}},
+     "timers": [{"device": ..., "timer": ..., "deadline_ns": ...}, ...]}
 
 JSON; bytes are base85 text.  A document is checked as a whole before anything is touched:
-what does not fit is refused with its path.  What is not in it: accesses under way (a
-save needs a pause), guest memory and vCPUs (the hypervisor's), backends.
+what does not fit is refused with its path.  `backends` has what services keep outside of
+their devices, as a TPM does; null is what was lost before the save.  That takes time: it is
+fetched before `save`, and handed over between `read` and `apply`.  `requests` are the
+numbers of the last ones; all have their answers.  What is not in a document: accesses and
+requests under way (a save needs a pause), guest memory and vCPUs (the hypervisor's).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-import cattrs
 from attrs import Factory, define, frozen
-from cattrs.cols import is_sequence, list_structure_factory
-from cattrs.preconf.json import make_converter
 
 from mmiod.errors import RestoreError
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
+from mmiod.machine.plain import JSON, structure, text_form
+from mmiod.machine.ports import Keeping, ServicePort
 
 KIND: Final = "mmiod-state"
-SCHEMA: Final = 1
-
-T = TypeVar("T")
+SCHEMA: Final = 2
 
 
 @frozen
@@ -49,6 +51,15 @@ class TimerState:
     deadline_ns: int
 
 
+@frozen
+class BackendState:
+    """What a service's backend keeps, by part."""
+
+    kind: str
+    schema: int
+    parts: dict[str, bytes]
+
+
 @define
 class DeviceState:
     """One device."""
@@ -59,6 +70,8 @@ class DeviceState:
     state: dict[str, Any]
     lines: dict[str, bool]
     inputs: dict[str, bool]
+    requests: dict[str, int]
+    backends: dict[str, BackendState | None]
     failure: str | None = None
 
 
@@ -73,18 +86,27 @@ class MachineState:
     timers: list[TimerState] = Factory(list)
 
 
+@frozen
+class Restoration:
+    """A document that fits a machine."""
+
+    document: MachineState
+    states: dict[str, object]
+    """By device."""
+
+
 def save(machine: Machine) -> bytes:
-    """The document of a machine; no access may be under way."""
+    """The document of a machine; no access may be under way, and services' backends were asked."""
     clock = machine.clock
     timers = sorted(clock.armed.items(), key=lambda item: item[1][:2])
     document = MachineState(
         kind=KIND,
         schema=SCHEMA,
         clock=ClockState(clock.now_ns, clock.wall_start_s, clock.virtual),
-        devices={name: _device(host) for name, host in machine.hosts.items()},
+        devices={name: _device(host, _keepers(machine, name)) for name, host in machine.hosts.items()},
         timers=[TimerState(device, timer, deadline) for (device, timer), (deadline, _, _) in timers],
     )
-    return json.dumps(_CONVERTER.unstructure(document)).encode()
+    return json.dumps(JSON.unstructure(document)).encode()
 
 
 def restore(machine: Machine, document: bytes) -> None:
@@ -94,9 +116,43 @@ def restore(machine: Machine, document: bytes) -> None:
         RestoreError: the document does not fit; the message names the place, and the
             machine is as it was.
     """
+    apply(machine, read(machine, document))
+
+
+def read(machine: Machine, document: bytes) -> Restoration:
+    """Check a document against a machine.
+
+    Raises:
+        RestoreError: it does not fit; the message names the place.
+    """
     saved = _parse(document)
     _check_devices(machine, saved)
     states = {name: _state_of(name, host, saved.devices[name]) for name, host in machine.hosts.items()}
+    return Restoration(saved, states)
+
+
+def hand_over(machine: Machine, restoration: Restoration) -> None:
+    """Begin to hand backends what they kept; their ports are busy until that is done."""
+    for device, service, port in _all_keepers(machine):
+        kept = restoration.document.devices[device].backends[service]
+        if kept is not None:
+            port.put_back(kept.parts)
+
+
+def check_taken(machine: Machine) -> None:
+    """See that backends took what they kept.
+
+    Raises:
+        RestoreError: one did not; the message names the place.
+    """
+    for device, service, port in _all_keepers(machine):
+        if port.refusal is not None:
+            raise RestoreError(f"devices.{device}.backends.{service}: {port.refusal}")
+
+
+def apply(machine: Machine, restoration: Restoration) -> None:
+    """Bring a machine to the state of a document that fits it."""
+    saved, states = restoration.document, restoration.states
     machine.clock.restore(saved.clock.now_ns, saved.clock.wall_start_s)
     machine.settled.clear()
     for name, host in machine.hosts.items():
@@ -104,19 +160,44 @@ def restore(machine: Machine, document: bytes) -> None:
     machine.restore_levels()
     for timer in saved.timers:
         machine.hosts[timer.device].device.alarms[timer.timer].set(timer.deadline_ns)
+    for host in machine.hosts.values():
+        machine.backoff.forget(host.name)
+        host.missed.clear()
+        host.cut()
 
 
-def _device(host: InlineHost) -> DeviceState:
+def _all_keepers(machine: Machine) -> Iterator[tuple[str, str, ServicePort]]:
+    """Device, service and port of all backends that keep something."""
+    for (device, service), port in machine.services.items():
+        if port.keeping is not None:
+            yield device, service, port
+
+
+def _keepers(machine: Machine, name: str) -> dict[str, ServicePort]:
+    """Those of a device, by service."""
+    return {service: port for device, service, port in _all_keepers(machine) if device == name}
+
+
+def _device(host: InlineHost, keepers: Mapping[str, ServicePort]) -> DeviceState:
+    host.refresh()
     device = host.device
     return DeviceState(
         plugin=host.plugin,
         schema=device.schema,
         registers=dict(device.values),
-        state=_CONVERTER.unstructure(device.state),
+        state=text_form(type(device)).unstructure(device.state),
         lines={name: line.level for name, line in device.lines.items()},
         inputs=dict(device.inputs),
+        requests={name: client.number for name, client in device.clients.items()},
+        backends={name: _kept(port) for name, port in keepers.items()},
         failure=host.failure,
     )
+
+
+def _kept(port: ServicePort) -> BackendState | None:
+    if port.keeping is None or port.kept is None:
+        return None
+    return BackendState(port.keeping.kind, port.keeping.schema, dict(port.kept))
 
 
 # --- what can be wrong with a document -----------------------------------------------------
@@ -132,15 +213,7 @@ def _parse(document: bytes) -> MachineState:
         raise RestoreError(f"kind: {found!r} is not {KIND!r}")
     if data.get("schema") != SCHEMA:
         raise RestoreError(f"schema: {data.get('schema')!r}, this mmiod reads {SCHEMA}")
-    return _structure(data, MachineState, "")
-
-
-def _structure(data: object, kind: type[T], place: str) -> T:
-    try:
-        return _CONVERTER.structure(data, kind)
-    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
-        reasons = "; ".join(cattrs.transform_error(error)).replace("@ $", f"at {place or '$'}")
-        raise RestoreError(reasons) from error
+    return structure(JSON, data, MachineState, "")
 
 
 def _check_devices(machine: Machine, saved: MachineState) -> None:
@@ -156,6 +229,11 @@ def _check_devices(machine: Machine, saved: MachineState) -> None:
         _same_names(f"devices.{name}.registers", found.registers, device.values)
         _same_names(f"devices.{name}.lines", found.lines, device.lines)
         _same_names(f"devices.{name}.inputs", found.inputs, device.inputs)
+        _same_names(f"devices.{name}.requests", found.requests, device.clients)
+        for service, number in found.requests.items():
+            if number < 0:
+                raise RestoreError(f"devices.{name}.requests.{service}: {number} is no number of a request")
+        _check_backends(f"devices.{name}.backends", found.backends, _keepers(machine, name))
         for register, value in found.registers.items():
             size = device.declared[register].size
             if not 0 <= value < 1 << 8 * size:
@@ -163,6 +241,25 @@ def _check_devices(machine: Machine, saved: MachineState) -> None:
                     f"devices.{name}.registers.{register}: {value:#x} does not fit {size} bytes"
                 )
     _check_timers(machine, saved)
+
+
+def _check_backends(
+    place: str, found: Mapping[str, BackendState | None], keepers: Mapping[str, ServicePort]
+) -> None:
+    _same_names(place, found, keepers)
+    for name, port in keepers.items():
+        backend, keeping = found[name], port.keeping
+        if backend is not None and keeping is not None:
+            _check_backend(f"{place}.{name}", backend, keeping)
+
+
+def _check_backend(place: str, found: BackendState, keeping: Keeping) -> None:
+    _same(f"{place}.kind", found.kind, keeping.kind)
+    _same(f"{place}.schema", found.schema, keeping.schema)
+    _same_names(f"{place}.parts", found.parts, keeping.parts)
+    for part, data in found.parts.items():
+        if len(data) > keeping.parts[part]:
+            raise RestoreError(f"{place}.parts.{part}: {len(data)} bytes, at most {keeping.parts[part]}")
 
 
 def _check_timers(machine: Machine, saved: MachineState) -> None:
@@ -187,7 +284,8 @@ def _same_names(place: str, found: Mapping[str, object], expected: Mapping[str, 
 
 
 def _state_of(name: str, host: InlineHost, saved: DeviceState) -> object:
-    state: object = _structure(saved.state, host.device.state_class, f"devices.{name}.state")
+    kind = type(host.device)
+    state: object = structure(text_form(kind), saved.state, kind.state_class, f"devices.{name}.state")
     return state
 
 
@@ -195,6 +293,8 @@ def _apply(host: InlineHost, saved: DeviceState, state: object) -> None:
     device = host.device
     host.owes = None
     host.failure = saved.failure
+    for name, client in device.clients.items():
+        client.number, client.restored = saved.requests[name], saved.backends.get(name) is not None
     device.values.update(saved.registers)
     device.inputs.update(saved.inputs)
     device.state = state
@@ -202,50 +302,4 @@ def _apply(host: InlineHost, saved: DeviceState, state: object) -> None:
         device.lines[name].level = level
     for alarm in device.alarms.values():
         alarm.cancel()
-    host.guarded(device.on_restore, None)
-
-
-def _converter() -> cattrs.Converter:
-    converter = make_converter(forbid_extra_keys=True)
-    converter.register_unstructure_hook(bytearray, lambda value: converter.unstructure(bytes(value)))
-    converter.register_structure_hook(
-        bytearray, lambda value, _: bytearray(converter.structure(value, bytes))
-    )
-    converter.register_structure_hook_factory(is_sequence, _lists_only)
-    converter.register_structure_hook(int, _integer)
-    converter.register_structure_hook(bool, _boolean)
-    converter.register_structure_hook(str, _text)
-    return converter
-
-
-def _lists_only(kind: Any, converter: cattrs.Converter) -> Callable[[object, object], Any]:  # noqa: ANN401
-    """An empty text or table is no empty list, though it has as many elements."""
-    structure = list_structure_factory(kind, converter)
-
-    def checked(value: object, kind: object) -> object:
-        if not isinstance(value, list):
-            raise TypeError(f"{value!r} is no list")
-        return structure(value, kind)
-
-    return checked
-
-
-def _integer(value: object, _: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{value!r} is no integer")
-    return value
-
-
-def _boolean(value: object, _: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r} is neither true nor false")
-    return value
-
-
-def _text(value: object, _: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-_CONVERTER: Final = _converter()
+    host.restored()

@@ -2,18 +2,20 @@
 
 A sink is an input line of a device, the interrupt request of a vCPU (`vcpu0.intr`) or
 a line of an interrupt controller in the hypervisor (`hypervisor.4`).  What drives one
-sink is OR-ed.  `piix3.irq*` -> `pic.ir*` wires equal numbers to each other.
+sink is OR-ed, but for a vCPU's: one controller answers its INTA.  A line may drive several
+sinks.  `piix3.irq*` -> `pic.ir*` wires equal numbers to each other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from attrs import define, field
 
 from mmiod.errors import MachineError
+from mmiod.machine.description import Sinks
 
 Deliver = Callable[[bool], None]
 
@@ -66,16 +68,17 @@ class Wires:
                 net.high.add(source)
 
 
-def expand(wires: Mapping[str, str], sources: Iterable[str], sinks: Iterable[str]) -> list[tuple[str, str]]:
-    """Write `a.irq* -> b.ir*` out.
+def expand(wires: Mapping[str, Sinks], sources: Iterable[str], sinks: Iterable[str]) -> list[tuple[str, str]]:
+    """Write `a.irq* -> b.ir*` and several sinks out: all pairs of a source and a sink.
 
     Raises:
-        MachineError: one side does not exist; each problem lists what its device has.
+        MachineError: one side does not exist, and each problem lists what its device has; or
+            a vCPU has two controllers.
     """
     known_sources, known_sinks = list(sources), set(sinks)
     pairs: list[tuple[str, str]] = []
     problems: list[str] = []
-    for source, sink in wires.items():
+    for source, sink in _pairs(wires):
         if source.endswith("*") and sink.endswith("*"):
             numbered = _numbered(source, sink, known_sources, known_sinks)
             if not numbered:
@@ -90,9 +93,24 @@ def expand(wires: Mapping[str, str], sources: Iterable[str], sinks: Iterable[str
             )
         if sink not in known_sinks and vcpu_of(sink) is None and hypervisor_line_of(sink) is None:
             problems.append(f"wire {source} -> {sink}: no input {sink}; there is {_like(sink, known_sinks)}")
+    problems += _contested(pairs)
     if problems:
         raise MachineError(*problems)
     return pairs
+
+
+def _pairs(wires: Mapping[str, Sinks]) -> Iterator[tuple[str, str]]:
+    for source, sinks in wires.items():
+        for sink in (sinks,) if isinstance(sinks, str) else sinks:
+            yield source, sink
+
+
+def _contested(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Two controllers of one vCPU: which of them would answer INTA?"""
+    controllers: dict[str, str] = {}
+    for source, sink in pairs:
+        if vcpu_of(sink) is not None and controllers.setdefault(sink, source) != source:
+            yield f"wire {source} -> {sink}: {controllers[sink]} drives it, and one controller answers INTA"
 
 
 def _numbered(source: str, sink: str, sources: Iterable[str], sinks: set[str]) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from attrs import define, field, frozen
 
-from mmiod.device import Device, IrqInput, IrqOutput, Region, Register, Timer
+from mmiod.device import Context, Device, IrqInput, IrqOutput, Region, Register, Stream, Timer
 from mmiod.errors import DeclarationError
 from mmiod.testing import Harness
 
@@ -162,6 +162,18 @@ def test_a_region_answers_by_both_hooks_or_none() -> None:
         type("Bad", (Device,), {"bank": region, "hook": hook})
 
 
+def test_a_region_of_registers_takes_batches_by_its_registers() -> None:
+    """A region's own batch hook belongs to a region's own read and write hooks."""
+    region = Region(4)
+
+    def hook(_self: Device, _offset: int, _size: int, _count: int, _stride: int) -> bytes:
+        return b""
+
+    region.on_read_batch(hook)
+    with pytest.raises(DeclarationError, match="region bank takes batches but has no on_read and on_write"):
+        type("Bad", (Device,), {"bank": region, "hook": hook})
+
+
 def test_a_register_names_its_region_where_there_are_two() -> None:
     """The message counts them."""
     with pytest.raises(DeclarationError, match="word must name its region: Bad has 2"):
@@ -190,3 +202,54 @@ def test_overriding_only_one_of_read_and_write_is_refused() -> None:
 
             def read(self, offset: int, size: int) -> int:
                 return offset + size
+
+
+def test_a_bank_is_bits_of_another_register() -> None:
+    """`has` and `lacks`: there while the bits are set, or clear."""
+
+    class Banked(Device):
+        length = 2
+        select = Register(0)
+        first = Register(1, reset=1, when=select.lacks(0x80))
+        second = Register(1, reset=2, when=select.has(0x80))
+
+    banked = Harness(Banked)
+    assert banked.read_at(1) == 1
+    banked.write("select", 0x80)
+    assert banked.read_at(1) == 2
+
+
+def test_a_device_may_have_a_region_of_another_length() -> None:
+    """`resize` in `__init__`: for this device, not for its class."""
+
+    class Sized(Device):
+        main = Region(0x10)
+
+        def __init__(self, context: Context, config: object | None = None) -> None:
+            super().__init__(context, config)
+            self.resize(self.main, 0x20)
+
+        @main.on_read
+        def _read(self, offset: int, size: int) -> int:
+            return offset + size
+
+        @main.on_write
+        def _written(self, offset: int, size: int, value: int) -> None:
+            pass
+
+    sized = Harness(Sized)
+    assert (0x20, "main", 0x10) == (
+        sized.device.regions["main"].length,
+        sized.device.regions["main"].name,
+        Sized.regions["main"].length,
+    )
+
+
+def test_a_reset_makes_room() -> None:
+    """What a stream's backend holds back may come."""
+
+    class Listener(Device):
+        length = 1
+        serial = Stream()
+
+    assert Harness(Listener).context.readied == ["serial"]

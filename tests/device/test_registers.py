@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import enum
 import typing
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from mmiod.device import Device, Field, Register
-from mmiod.device.registers import AccessMode
+from mmiod.device.fields import AccessMode
 from mmiod.errors import DeclarationError
 from mmiod.testing import Harness
 
@@ -29,7 +30,7 @@ def bit_after_write(mode: AccessMode, old: int, written: int) -> int:
 
 def bit_as_read(mode: AccessMode, bit: int) -> int:
     """What a guest sees of it."""
-    return 0 if mode in {"w", "pulse", "reserved"} else bit
+    return 0 if mode in {"w", "singlepulse", "reserved"} else bit
 
 
 def bit_after_read(mode: AccessMode, bit: int) -> int:
@@ -239,3 +240,25 @@ def test_a_reset_value_outside_its_register_is_refused() -> None:
     """The message names both."""
     with pytest.raises(DeclarationError, match="reset 0x100 does not fit the register at 0x4"):
         Register(4, reset=0x100)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (
+            lambda: Register(0, access="w1"),  # type: ignore[arg-type]
+            "access 'w1': there are r, w, rw, .*singlepulse, reserved",
+        ),
+        (
+            lambda: Register(0, fields={"F": Field(0, access="ro")}),  # type: ignore[arg-type]
+            "access 'ro': there are",
+        ),
+        (lambda: Register(0, mask=0x1FF), "mask 0x1ff does not fit the register at 0x0"),
+        (lambda: Register(-1), "a register of 1 bytes at -0x1"),
+        (lambda: Register(0, size=0), "a register of 0 bytes at 0x0"),
+    ],
+)
+def test_declaration_that_cannot_be_right(made: Callable[[], Register], reason: str) -> None:
+    """Said where it is written, with what there is instead."""
+    with pytest.raises(DeclarationError, match=reason):
+        made()

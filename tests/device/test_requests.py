@@ -62,6 +62,7 @@ def test_room_is_asked_and_readiness_told() -> None:
     """What a backend needs to know of a slow device."""
     asker = Harness(Asker)
     assert 3 == asker.room("serial")
+    asker.context.readied.clear()
     asker.device.serial.ready()
     asker.device.disk.cancel(7)
     assert (["serial"], [("disk", 7)]) == (asker.context.readied, asker.context.cancelled)

@@ -8,9 +8,10 @@ from attrs import define, field
 
 from mmiod import config
 from mmiod.device import Request
+from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import MachineDescription
-from mmiod.machine.machine import Machine, assemble
+from mmiod.machine.machine import Machine
 from mmiod.plugins.loader import bundled_directories, load
 from mmiod.values import READ, WRITE, Direction, Space, ones
 
@@ -63,7 +64,7 @@ class Pc:
     def set_level(self, line: int, level: bool) -> None:
         """No wire leads there."""
 
-    def msi(self, address: int, data: int) -> None:
+    def msi(self, device: str, address: int, data: int) -> None:  # noqa: ARG002
         """Keep the message."""
         self.messages.append((address, data))
 

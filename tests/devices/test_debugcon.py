@@ -18,3 +18,10 @@ def test_bytes_go_to_the_console() -> None:
         port.write_at(0, byte)
     assert port.sent("console") == b"SeaBIOS\n"
     assert port.read("port") == 0xE9
+
+
+def test_a_string_goes_in_one_piece() -> None:
+    """REP OUTSB arrives as its bytes would have."""
+    port = Harness(DebugCon)
+    assert port.write_batch("port", b"SeaBIOS\n") == 8
+    assert port.sent("console") == b"SeaBIOS\n"

@@ -86,6 +86,17 @@ def test_other_sizes_and_writes_of_the_data_port_do_nothing() -> None:
     assert [0x51, 0x45] == [harness.read_at(0, 1, "control"), harness.read_at(1, 1, "control")]
 
 
+@pytest.mark.parametrize("register", ["data", "data_low"])
+def test_a_string_is_what_single_bytes_are(register: str) -> None:
+    """REP INSB goes on where bytes stopped, and gives zeros behind the end."""
+    harness = fw_cfg({"opt/text": File(text="abcdefgh")}, e820=False)
+    assert item(harness, 0x20, 2) == b"ab"
+    assert harness.read_batch(register, 3) == b"cde"
+    assert harness.read(register) == ord("f")
+    assert harness.read_batch(register, 5) == b"gh\0\0\0"
+    assert harness.read(register) == 0
+
+
 def test_inspection_does_not_move_the_data_port() -> None:
     """The value is the next byte, and stays it."""
     harness = fw_cfg()

@@ -65,7 +65,7 @@ def test_registers_after_reset() -> None:
     assert 0x81 == crb.get(LOC_STATE)
     assert 0 == crb.get(LOC_STS)
     assert 0x0002_5B11 == crb.get(INTF_ID)
-    assert 0x0001_1014 == crb.get(0x34)
+    assert 0x0000_1014 == crb.get(0x34)
     assert [0, 2, 0, 0] == [crb.get(register) for register in (REQ, STS, CANCEL, START)]
     assert [0xF80, 0xFED4_0080, 0, 0xF80, 0xFED4_0080, 0] == [crb.get(0x58 + 4 * n) for n in range(6)]
     assert 0xFED4_3080 == crb.get(0x5C, locality=3)

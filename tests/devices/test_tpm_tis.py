@@ -16,6 +16,8 @@ SHOWN = EXPECT | AVAIL | READY
 FREE = 0x81
 """TPM_ACCESS with tpmRegValidSts and tpmEstablishment."""
 PAGE = 0x1000
+LONGEST = 4096
+"""Bytes of a command or response."""
 
 
 class Tis(Harness[TpmTis]):
@@ -77,35 +79,49 @@ def test_registers_after_reset() -> None:
     assert 0xFFFF_FFFF == tis.sts()
     assert 0xFF == tis.read_at(FIFO)
     assert 0x3000_0600 == tis.read_at(0x14, 4)
-    assert 0x0000_3900 == tis.read_at(0x30, 4)
-    assert (0x0001_1014, 1) == (tis.read_at(0xF00, 4), tis.read_at(0xF04))
+    assert 0x0000_2100 == tis.read_at(0x30, 4)
+    assert (0x0001_1014, 1) == (tis.read_at(0xF00, 4), tis.read_at(0xF04, 4))
     assert [0, 0, 0] == [tis.read_at(0x08, 4), tis.read_at(0x0C), tis.read_at(0x10, 4)]
+    assert 0xFFFF_FFFF == tis.read_at(0x40, 4)
 
 
 def test_command_runs_through_all_states(tis: Tis) -> None:
     """Idle, Ready, Reception until the last byte, Execution, Completion until the last byte, Ready."""
-    assert (0, 0) == (tis.sts() & SHOWN, tis.burst())
+    assert (0, LONGEST) == (tis.sts() & SHOWN, tis.burst())
     tis.control(READY)
-    assert (READY, 0xF80) == (tis.sts() & SHOWN, tis.burst())
+    assert (READY, LONGEST) == (tis.sts() & SHOWN, tis.burst())
     tis.push(STARTUP[:-1])
-    assert (EXPECT, 0xF80 - 11) == (tis.sts() & SHOWN, tis.burst())
+    assert (EXPECT, LONGEST - 11) == (tis.sts() & SHOWN, tis.burst())
     tis.push(STARTUP[-1:])
     assert 0 == tis.sts() & SHOWN
     tis.control(GO)
     assert ("execute", b"\0" + STARTUP) == tis.tpm.asked[-1]
-    assert (0, 0) == (tis.sts() & SHOWN, tis.burst())
+    assert (0, LONGEST - 12) == (tis.sts() & SHOWN, tis.burst())
     tis.tpm.answer(response(b"abc"))
     assert (AVAIL, 13) == (tis.sts() & SHOWN, tis.burst())
     assert response(b"abc") == tis.pull(13)
-    assert (0, 0) == (tis.sts() & SHOWN, tis.burst())
+    assert (0, LONGEST - 13) == (tis.sts() & SHOWN, tis.burst())
     assert b"\xff" == tis.pull(1)
     tis.control(READY)
     assert READY == tis.sts() & SHOWN
 
 
-def test_status_says_tpm_2_0_and_valid(tis: Tis) -> None:
-    """The family is 01b and stsValid is set for the active locality."""
+def test_status_says_tpm_2_0_and_what_is_valid(tis: Tis) -> None:
+    """The family is 01b; stsValid is set when there is something to expect or to read."""
+    tis.control(READY)
+    assert (1, 0) == (tis.sts() >> 26, tis.sts() & 0x80)
+    tis.push(STARTUP[:1])
     assert (1, 0x80) == (tis.sts() >> 26, tis.sts() & 0x80)
+
+
+def test_more_than_one_request_is_none(tis: Tis) -> None:
+    """As in QEMU: commandReady with tpmGo changes nothing, nor do writes to the hardware's locality."""
+    tis.control(READY | GO)
+    assert 0 == tis.sts() & SHOWN
+    tis.claim(ACTIVE | REQUEST_USE)
+    assert FREE == tis.access()
+    tis.claim(REQUEST_USE, 4)
+    assert [FREE] * 5 == [tis.access(n) for n in range(5)]
 
 
 def test_go_needs_a_whole_command(tis: Tis) -> None:
@@ -151,7 +167,7 @@ def test_command_ready_aborts(tis: Tis, when: str) -> None:
     if when == "completion":
         tis.tpm.answer(response())
     tis.control(READY)
-    assert (READY, 0xF80) == (tis.sts() & SHOWN, tis.burst())
+    assert (READY, LONGEST) == (tis.sts() & SHOWN, tis.burst())
     assert ([("tpm", number)] if when == "execution" else []) == tis.context.cancelled
     tis.reply("tpm", number, response())
     assert READY == tis.sts() & SHOWN
@@ -166,11 +182,11 @@ def test_cancel_still_has_a_response(tis: Tis) -> None:
     assert AVAIL == tis.sts() & SHOWN
 
 
-@pytest.mark.parametrize("length", [0, 9, 0xF81, 0xFFFF_FFFF])
+@pytest.mark.parametrize("length", [0, 9, LONGEST + 1, 0xFFFF_FFFF])
 def test_length_that_cannot_be_is_answered_here(tis: Tis, length: int) -> None:
     """A commandSize below the header or beyond the FIFO: TPM_RC_COMMAND_SIZE, and no request."""
     tis.control(READY)
-    tis.push(STARTUP[:2] + length.to_bytes(4, "big") + bytes(0xF80), size=2)
+    tis.push(STARTUP[:2] + length.to_bytes(4, "big") + bytes(LONGEST), size=2)
     tis.control(GO)
     assert COMMAND_SIZE == tis.pull(10)
     assert [("initialize", b"")] == tis.tpm.asked

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from devices.legacy.uart16550 import (
+from devices.legacy.uart16550 import Uart16550
+from mmiod.device.uart16550 import (
     CONNECTED,
     FCR,
     FIFO_DEPTH,
@@ -13,9 +14,7 @@ from devices.legacy.uart16550 import (
     LSR,
     MCR,
     MSR,
-    QUEUE_LIMIT,
     Cause,
-    Uart16550,
 )
 from mmiod.testing.harness import Harness
 
@@ -130,9 +129,10 @@ def test_thre_comes_again_when_etbei_rises() -> None:
 def test_without_fifos_each_character_interrupts() -> None:
     """8.4: in 16450 mode received data is available from one character on, until RBR is read."""
     uart = make(IER.ERBFI)
-    uart.receive("serial", b"ab")
-    assert Cause.RECEIVED_DATA == uart.read("iir")
-    assert [0x61, 0x62] == [uart.read("rbr"), uart.read("rbr")]
+    for character in b"ab":
+        uart.receive("serial", bytes((character,)))
+        assert Cause.RECEIVED_DATA == uart.read("iir")
+        assert character == uart.read("rbr")
     assert not irq(uart)
     assert uart.read("lsr") == IDLE
 
@@ -235,11 +235,12 @@ def test_loopback_keeps_the_line_out() -> None:
     """8.6, LOOP: what is sent is received, nothing leaves; the line's bytes wait for its end."""
     uart = make(mcr=MCR.LOOP)
     uart.write("thr", 0x55)
-    uart.receive("serial", b"line")
+    assert uart.room("serial") == 0
     assert uart.read("rbr") == 0x55
     assert (b"", IDLE) == (uart.sent("serial"), uart.read("lsr"))
+    uart.context.readied.clear()
     uart.write("mcr", 0)
-    assert bytes(uart.read("rbr") for _ in range(4)) == b"line"
+    assert (1, ["serial"]) == (uart.room("serial"), uart.context.readied)
 
 
 @pytest.mark.parametrize(
@@ -292,15 +293,20 @@ def test_out2_gates_the_interrupt() -> None:
     assert not irq(uart)
 
 
-def test_input_queue_is_bounded() -> None:
-    """What exceeds FIFO and queue is dropped and shows as an overrun; the rest is in order."""
-    uart = make()
-    data = bytes(n & 0xFF for n in range(QUEUE_LIMIT + 100))
-    uart.receive("serial", data)
+@pytest.mark.parametrize("fcr", [0, FCR.FIFO_ENABLE])
+def test_the_backend_waits_for_room(fcr: int) -> None:
+    """There is room for what the receiver holds; a read of RBR makes it known; the rest overruns."""
+    uart = make(fcr=fcr)
+    depth = FIFO_DEPTH if fcr else 1
+    assert depth == uart.room("serial")
+    uart.receive("serial", bytes(depth))
+    assert (0, 0) == (uart.room("serial"), uart.read("lsr") & LSR.OE)
+    uart.context.readied.clear()
+    uart.read("rbr")
+    assert (1, ["serial"]) == (uart.room("serial"), uart.context.readied)
+    uart.receive("serial", bytes(depth + 1))
     assert uart.read("lsr") & LSR.OE
-    received = bytes(uart.read("rbr") for _ in range(QUEUE_LIMIT))
-    assert data[:QUEUE_LIMIT] == received
-    assert uart.read("lsr") == IDLE
+    assert depth == len(uart.device.state.fifo)
 
 
 def test_a_word_access_is_two_registers() -> None:

@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from attrs import define, field
 
 from mmiod.device import Device, Request
+from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
-from mmiod.machine.description import DeviceDescription, MachineDescription, UnclaimedDescription
-from mmiod.machine.machine import Machine, Record, assemble
+from mmiod.machine.description import (
+    DeviceDescription,
+    MachineDescription,
+    Sinks,
+    UnclaimedDescription,
+)
+from mmiod.machine.machine import Machine, Record
 from mmiod.values import Direction, Space
 
 
@@ -27,9 +33,9 @@ class Outlet:
         """Keep it."""
         self.signals.append(("level", line, level))
 
-    def msi(self, address: int, data: int) -> None:
+    def msi(self, device: str, address: int, data: int) -> None:
         """Keep it."""
-        self.signals.append(("msi", address, data))
+        self.signals.append(("msi", device, address, data))
 
     def request(self, kind: Request, value: int) -> None:
         """Keep it."""
@@ -45,7 +51,7 @@ class Rig:
     """One machine; `now` is the host's monotonic time in ns."""
 
     devices: Mapping[str, tuple[type[Device], DeviceDescription]]
-    wires: Mapping[str, str] = field(factory=dict)
+    wires: Mapping[str, Sinks] = field(factory=dict)
     unclaimed: tuple[UnclaimedDescription, ...] = ()
     now: int = 0
     machine: Machine = field(init=False)

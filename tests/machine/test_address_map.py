@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from mmiod.device import Pending
 from mmiod.errors import MachineError
 from mmiod.machine.address_map import LENGTHS, AddressMap, Claim, Policy, Unclaimed, build
+from mmiod.machine.host import Busy
 from mmiod.values import Direction, Space
 
 END = LENGTHS[Space.PIO]
@@ -24,6 +25,22 @@ class Named:
     name: str
 
     def access(self, region: str, offset: int, size: int, direction: Direction, value: int) -> int | Pending:
+        """Not called."""
+        raise NotImplementedError
+
+    def read_batch(self, region: str, offset: int, size: int, count: int, stride: int) -> bytes:
+        """Not called."""
+        raise NotImplementedError
+
+    def write_batch(self, region: str, offset: int, size: int, data: bytes, stride: int) -> int:
+        """Not called."""
+        raise NotImplementedError
+
+    def enqueue(self, region: str, offset: int, command: bytes) -> bool | Busy:
+        """Not called."""
+        raise NotImplementedError
+
+    def answers(self, region: str, offset: int, size: int, direction: Direction, value: int) -> bool:
         """Not called."""
         raise NotImplementedError
 

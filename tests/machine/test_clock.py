@@ -205,3 +205,15 @@ def test_change_of_deadlines_is_told() -> None:
     clock.stop()
     clock.go()
     assert ["changed"] * 2 == told
+
+
+def test_the_end_of_time_is_reached_without_a_timer() -> None:
+    """A peer may name the last guest time there is, when nothing is armed or something for then."""
+    clock = Host().clock(virtual=True)
+    assert clock.advance_to(NEVER)
+    fired: list[str] = []
+    clock.arm("pit", "a", NEVER, partial(fired.append, "a"))
+    assert clock.advance_to(NEVER)
+    assert clock.fire_due() == 0
+    assert fired == []
+    assert NEVER == clock.now_ns

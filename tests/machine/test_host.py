@@ -266,7 +266,7 @@ def test_device_in_quarantine_takes_no_input() -> None:
 
     rig.machine.clock.advance_to(100)
     host.fire("tick")
-    host.deliver(Busy.wake, "wake", level=True)
+    host.deliver("wake", level=True)
     rig.machine.reset()
 
     assert ["reset"] == resets

@@ -213,6 +213,35 @@ def test_line_of_the_hypervisors_controller() -> None:
     assert {"pin0": False, "pin1": True} == rig.machine.hosts["pins"].device.inputs
 
 
+def test_line_reaches_each_of_its_sinks() -> None:
+    """A device, the hypervisor's controller and two vCPUs hear of one output; two outputs are OR-ed."""
+    sinks = ("pins.pin0", "hypervisor.9", "vcpu0.intr", "vcpu1.intr")
+    rig = Rig(
+        {"one": (Cell, at(Space.PIO, 0)), "two": (Cell, at(Space.PIO, 8)), "pins": (Pins, at(Space.PIO, 16))},
+        {"one.irq": sinks, "two.irq": ("pins.pin0", "pins.pin1")},
+    )
+    rig.machine.write(Space.PIO, 0, 1, 0x31)
+    for name, level in (("one", True), ("two", True), ("one", False)):
+        rig.machine.hosts[name].device.lines["irq"].set_level(level)
+    assert [
+        *(("level", 9, True), ("intr", 0, True), ("intr", 1, True)),
+        *(("level", 9, False), ("intr", 0, False), ("intr", 1, False)),
+    ] == rig.outlet.signals
+    assert {"pin0": True, "pin1": True} == rig.machine.hosts["pins"].device.inputs
+    assert (0x31, 0x31) == (rig.machine.acknowledge(0), rig.machine.acknowledge(1))
+
+
+def test_vcpu_with_two_controllers_is_refused() -> None:
+    """The problem names both: one of them would answer INTA for the other."""
+    with pytest.raises(MachineError) as refused:
+        Rig(
+            {"one": (Cell, at(Space.PIO, 0)), "two": (Cell, at(Space.PIO, 8))},
+            {"one.irq": "vcpu0.intr", "two.irq": "vcpu0.intr"},
+        )
+    problem = "wire two.irq -> vcpu0.intr: one.irq drives it, and one controller answers INTA"
+    assert (problem,) == refused.value.problems
+
+
 def test_request_reaches_the_hypervisor_and_the_log() -> None:
     """A device asks for a shutdown."""
     rig = cells(cell=0)

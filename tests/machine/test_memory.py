@@ -234,3 +234,24 @@ def test_what_is_no_file_does_not_raise_later(tmp_path: Path) -> None:
     storage = storage_of(descriptor, 0, length, read_only=True)
     assert b"\xff\xff" == storage.read(0, 2)
     storage.close()
+
+
+@pytest.mark.parametrize("seals", [SEALED, 0])
+@pytest.mark.parametrize("change", ["remove", "move"])
+def test_what_found_a_slot_before_it_went_reaches_it_no_more(seals: int, change: str) -> None:
+    """An access that waits for a device holds its slot: afterwards it reads ones and writes nowhere."""
+    memory = GuestMemory()
+    data = b"\x11" * PAGE
+    memory.add(Slot(0, 0, PAGE, False, storage_of(memfd(data, seals), 0, PAGE, read_only=False)))
+    held = memory.find(0)
+    assert held is not None
+    if change == "remove":
+        memory.remove(0)
+    else:
+        memory.move(0, 4 * PAGE)
+    assert held.storage is not None
+    held.storage.write(8, b"\x22")
+    assert b"\xff" * 4 == held.storage.read(8, 4)
+    if change == "move":
+        assert data == memory.read(4 * PAGE, PAGE)
+    memory.clear()

@@ -11,16 +11,23 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mmiod import config
+from mmiod.core.ports import Move, RequestQueue
+from mmiod.device import Device, Effect, Requests
 from mmiod.errors import RestoreError
+from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
-from mmiod.machine.machine import Machine, Record, assemble
+from mmiod.machine.description import DeviceDescription
+from mmiod.machine.machine import Machine, Record
 from mmiod.machine.memory import Slot
-from mmiod.machine.state import restore, save
+from mmiod.machine.ports import BackendStatus, Keeping
+from mmiod.machine.state import apply, check_taken, hand_over, read, restore, save
 from mmiod.plugins.loader import bundled_directories, load
 from mmiod.values import Space
+from tests.machine.machines import Rig
 
 PC = Path(__file__).resolve().parents[2] / "config" / "machines" / "pc.toml"
 PLUGINS: dict[str, Any] = {}
+DISK = Keeping("disk", 3, {"cache": 100})
 
 
 class Ram:
@@ -135,7 +142,7 @@ ARMED = [{"device": "pit", "timer": "change", "deadline_ns": ns} for ns in (1, 2
     ("change", "message"),
     [
         (lambda d: d.update(kind="other"), "kind: 'other' is not 'mmiod-state'"),
-        (lambda d: d.update(schema=2), "schema: 2, this mmiod reads 1"),
+        (lambda d: d.update(schema=1), "schema: 1, this mmiod reads 2"),
         (lambda d: d["clock"].update(virtual=False), "clock.virtual: False"),
         (lambda d: d["clock"].update(now_ns="x"), "expected int at $.clock.now_ns"),
         (lambda d: d.update(timers=""), "at $.timers"),
@@ -153,9 +160,18 @@ ARMED = [{"device": "pit", "timer": "change", "deadline_ns": ns} for ns in (1, 2
             "devices.uart0.lines.x: the device has none",
         ),
         (lambda d: d["devices"]["uart0"]["state"].update(x=1), "devices.uart0.state"),
+        (
+            lambda d: d["devices"]["uart0"]["requests"].update(x=1),
+            "devices.uart0.requests.x: the device has none",
+        ),
+        (
+            lambda d: d["devices"]["uart0"]["backends"].update(x=None),
+            "devices.uart0.backends.x: the device has none",
+        ),
         (lambda d: d["timers"].append({"device": "pit", "timer": "x", "deadline_ns": 1}), "has no timer x"),
         (lambda d: d["timers"].extend(ARMED), "timers[1]: pit.change is armed twice"),
         (lambda d: d["devices"]["pit"].update(failure=7), "$.devices['pit'].failure"),
+        (lambda d: d["devices"]["rtc"]["state"].update(ram="x"), "devices.rtc.state"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_touched(
@@ -169,6 +185,98 @@ def test_what_does_not_fit_is_named_and_nothing_is_touched(
         restore(machine, changed(change))
     assert message in str(refused.value)
     assert save(machine) == before
+
+
+# --- what backends keep -----------------------------------------------------------------------
+
+
+class Drive(Device):
+    """Notes whether its backend came back."""
+
+    length = 1
+    disk = Requests({"read": Effect.IDEMPOTENT})
+    restored: list[bool]
+
+    def on_reset(self) -> None:
+        """Ask for something."""
+        self.restored = []
+        self.disk.send("read")
+
+    def on_restore(self) -> None:
+        """Note it."""
+        self.restored.append(self.disk.restored)
+
+
+def driven(keeping: Keeping | None = DISK) -> tuple[Machine, Drive, RequestQueue]:
+    """A machine with a drive, which has sent one request that was answered."""
+    machine = Rig({"drive": (Drive, DeviceDescription("test/drive"))}).machine
+    queue = machine.services["drive", "disk"] = RequestQueue(BackendStatus("disk"), keeping)
+    device = machine.hosts["drive"].device
+    assert isinstance(device, Drive)
+    return machine, device, queue
+
+
+@pytest.mark.parametrize("parts", [None, {"cache": b"\0\xff" * 50}])
+def test_what_a_backend_keeps_goes_with_the_machine(parts: dict[str, bytes] | None) -> None:
+    """It is handed to the other one's; a device is told whether it has it, and numbers go on."""
+    machine, device, queue = driven()
+    device.disk.number, queue.kept = 9, parts
+    other, successor, others = driven()
+    restoration = read(other, save(machine))
+    hand_over(other, restoration)
+    assert [Move(parts)] * (parts is not None) == list(others.waiting)
+    others.waiting.clear()
+    others.kept = parts
+    check_taken(other)
+    apply(other, restoration)
+    assert ([parts is not None], 10) == (successor.restored, successor.disk.send("read"))
+
+
+def test_what_a_backend_does_not_take_is_named() -> None:
+    """With its place and the backend's words."""
+    machine, _, queue = driven()
+    queue.refusal = "part cache: bad header"
+    with pytest.raises(RestoreError, match=r"^devices\.drive\.backends\.disk: part cache: bad header$"):
+        check_taken(machine)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(requests={"disk": -1}), "requests.disk: -1 is no number of a request"),
+        (lambda d: d.update(requests={}), "requests.disk: is missing"),
+        (lambda d: d.update(backends={}), "backends.disk: is missing"),
+        (
+            lambda d: d["backends"]["disk"].update(kind="tape"),
+            "disk.kind: 'tape', here it is 'disk'",
+        ),
+        (lambda d: d["backends"]["disk"].update(schema=4), "backends.disk.schema: 4, here it is 3"),
+        (lambda d: d["backends"]["disk"].update(parts={}), "backends.disk.parts.cache: is missing"),
+        (lambda d: d["backends"]["disk"]["parts"].update(x=""), "backends.disk.parts.x: the device has none"),
+        (
+            lambda d: d["backends"]["disk"]["parts"].update(cache="0" * 130),
+            "backends.disk.parts.cache: 104 bytes, at most 100",
+        ),
+        (lambda d: d["backends"]["disk"]["parts"].update(cache=7), "backends['disk']"),
+    ],
+)
+def test_what_a_backend_cannot_take_is_named(change: Callable[[Any], None], message: str) -> None:
+    """Names, versions and sizes are checked before anything is handed over."""
+    machine, _, queue = driven()
+    queue.kept = {"cache": bytes(100)}
+    data = json.loads(save(machine))
+    change(data["devices"]["drive"])
+    with pytest.raises(RestoreError) as refused:
+        read(machine, json.dumps(data).encode())
+    assert message in str(refused.value)
+
+
+def test_state_of_a_backend_needs_one_that_keeps_it() -> None:
+    """A machine file that names another backend does not fit."""
+    machine, _, queue = driven()
+    queue.kept = {"cache": b""}
+    with pytest.raises(RestoreError, match=r"^devices\.drive\.backends\.disk: the device has none$"):
+        read(driven(None)[0], save(machine))
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"{}", b"\xff", b"7"])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mmiod.errors import MachineError
+from mmiod.machine.description import Sinks
 from mmiod.machine.wires import Wires, expand, hypervisor_line_of, vcpu_of
 
 SOURCES = ["uart0.irq", "piix3.irq3", "piix3.irq4", "piix3.irq16", "piix3.irqs", "pic.intr"]
@@ -53,6 +54,25 @@ def test_plain_wires_stay_as_they_are() -> None:
     assert list(wires.items()) == expand(wires, SOURCES, SINKS)
 
 
+def test_line_may_drive_several_sinks() -> None:
+    """To two controllers, to a device and the hypervisor, also with numbers."""
+    wires = {"uart0.irq": ("pic.ir4", "pic.ir5", "hypervisor.4"), "piix3.irq*": ("pic.ir*", "hypervisor.*")}
+    assert [
+        ("uart0.irq", "pic.ir4"),
+        ("uart0.irq", "pic.ir5"),
+        ("uart0.irq", "hypervisor.4"),
+        ("piix3.irq3", "pic.ir3"),
+        ("piix3.irq4", "pic.ir4"),
+        *((f"piix3.irq{number}", f"hypervisor.{number}") for number in (3, 4, 16)),
+    ] == expand(wires, SOURCES, SINKS)
+
+
+def test_controller_may_serve_two_vcpus() -> None:
+    """Its line goes to both; which of them asks for the vector is theirs to settle."""
+    wires = {"pic.intr": ("vcpu0.intr", "vcpu1.intr")}
+    assert [("pic.intr", "vcpu0.intr"), ("pic.intr", "vcpu1.intr")] == expand(wires, SOURCES, SINKS)
+
+
 @pytest.mark.parametrize(
     ("wires", "problem"),
     [
@@ -64,10 +84,18 @@ def test_plain_wires_stay_as_they_are() -> None:
         ({"uart9.irq": "pic.ir4"}, "wire uart9.irq -> pic.ir4: no output uart9.irq; there is no such device"),
         ({"pic.intr": "vcpu0.x"}, "wire pic.intr -> vcpu0.x: no input vcpu0.x; there is no such device"),
         ({"uart0.irq*": "pic.ir*"}, "wire uart0.irq* -> pic.ir*: no line of equal number on both sides"),
+        (
+            {"uart0.irq": ("pic.ir4", "pic.irq4")},
+            "wire uart0.irq -> pic.irq4: no input pic.irq4; there is pic.ir3, pic.ir4, pic.ir5",
+        ),
+        (
+            {"pic.intr": "vcpu0.intr", "uart0.irq": ("pic.ir4", "vcpu0.intr")},
+            "wire uart0.irq -> vcpu0.intr: pic.intr drives it, and one controller answers INTA",
+        ),
         ({"pic.intr*": "pic.ir4"}, "wire pic.intr* -> pic.ir4: no output pic.intr*; there is pic.intr"),
     ],
 )  # fmt: skip
-def test_wire_that_leads_nowhere_is_refused(wires: dict[str, str], problem: str) -> None:
+def test_wire_that_leads_nowhere_is_refused(wires: dict[str, Sinks], problem: str) -> None:
     """The error has the wire, what is missing, and what there is."""
     with pytest.raises(MachineError) as raised:
         expand(wires, SOURCES, SINKS)

@@ -8,7 +8,9 @@ difference table names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -17,7 +19,18 @@ from attrs import frozen
 from mmiod.device import Device
 from tests.qemu import differences as rows
 from tests.qemu.differences import I440FX, PIIX3, PM, cmos, config, read, write
-from tests.qemu.sides import Access, plugin
+from tests.qemu.more_campaigns import edu, edu_configuration, hpet, ioapic, more
+from tests.qemu.sides import Access, Ours, Side, ours, plugin, reference
+from tests.qemu.tpm_campaigns import crb, tis
+from tests.qemu.tpms import both
+
+
+@contextmanager
+def plain(directory: Path) -> Iterator[tuple[Side, Ours]]:
+    """Both sides at power-on."""
+    with reference(directory) as qemu:
+        yield qemu, ours()
+
 
 Steps = Iterator[Iterable[Access]]
 
@@ -29,6 +42,7 @@ class Campaign:
     device: str
     name: str
     steps: Callable[[Random], Steps]
+    sides: Callable[[Path], AbstractContextManager[tuple[Side, Ours]]] = plain
 
 
 # --- UART
@@ -36,12 +50,12 @@ class Campaign:
 
 def uart(random: Random, *, loopback: bool) -> Steps:
     """Any register; in loopback without modem interrupts, whose sources differ."""
-    yield [write(0x3FC, 0), rows.UART_DELTAS.excuses(read(0x3FE))]
+    yield [write(0x3FC, 0), rows.UART_MODEM.excuses(read(0x3FE))]
     while True:
         port = random.choice((0x3F8, 0x3F8, *range(0x3F8, 0x400)))
         if random.random() < 0.5:
             access = read(port)
-            yield [rows.UART_DELTAS.excuses(access) if loopback and port == 0x3FE else access]
+            yield [rows.UART_MODEM.excuses(access) if loopback and port == 0x3FE else access]
         else:
             yield [write(port, _uart_byte(random, port, loopback=loopback))]
 
@@ -384,4 +398,12 @@ CAMPAIGNS: Final = (
     Campaign("fw_cfg", "items and DMA", fw_cfg),
     Campaign("pvpanic", "events", pvpanic),
     Campaign("debugcon", "characters", debugcon),
+    Campaign("hpet", "registers", hpet, more),
+    Campaign("ioapic", "redirection", ioapic, more),
+    Campaign("edu", "registers, interrupts of factorials", partial(edu, interrupts=True), more),
+    Campaign("edu", "registers", partial(edu, interrupts=False), more),
+    Campaign("edu", "configuration", edu_configuration, more),
+    Campaign("crb", "commands", crb, partial(both, name="crb")),
+    Campaign("tis", "commands", partial(tis, several=False), partial(both, name="tis")),
+    Campaign("tis", "localities", partial(tis, several=True), partial(both, name="tis")),
 )

@@ -16,7 +16,7 @@ from typing import Final
 
 from mmiod.values import READ, WRITE, Direction
 from tests.qemu.campaigns import CAMPAIGNS, Campaign
-from tests.qemu.sides import Access, Ours, Side, ours, reference
+from tests.qemu.sides import Access, Ours, Side
 
 SLICE: Final = 4096
 """Accesses between two comparisons."""
@@ -57,8 +57,9 @@ def untouched(machine: Ours, device: str) -> set[tuple[str, Direction]]:
 
 def run(campaign: Campaign, count: int, seed: int, directory: Path) -> tuple[str, set[tuple[str, Direction]]]:
     """One campaign on new machines: what differs first, and the registers that were not touched."""
-    machine = ours()
-    with reference(directory) as qemu:
+    directory = directory / str(CAMPAIGNS.index(campaign))
+    directory.mkdir()
+    with campaign.sides(directory) as (qemu, machine):
         accesses = chain.from_iterable(campaign.steps(Random(seed)))
         for part in slices(accesses, count):
             found = compare(part, qemu, machine)

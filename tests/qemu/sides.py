@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from io import BufferedRWPair
+from itertools import groupby
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,8 +22,10 @@ from attrs import define, evolve, field, frozen
 
 from mmiod import config
 from mmiod.device import Device
+from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
-from mmiod.machine.machine import Machine, Record, assemble
+from mmiod.machine.description import DeviceDescription
+from mmiod.machine.machine import Machine, Record
 from mmiod.machine.memory import Slot
 from mmiod.plugins.loader import bundled_directories, load
 from mmiod.values import Direction, Space
@@ -30,6 +34,7 @@ MACHINE: Final = Path(__file__).absolute().parents[2] / "config" / "machines" / 
 JUDGED_FILE: Final = "opt/judge"
 JUDGED_CONTENT: Final = "0123456789"
 RAM: Final = 16 << 20
+PATIENCE_S: Final = 20
 WORDS: Final = {1: "b", 2: "w", 4: "l", 8: "q"}
 BATCH: Final = 256
 """Commands under way to QEMU; what they and their answers take fits into socket buffers."""
@@ -45,13 +50,17 @@ QEMU: Final = (
 
 @frozen
 class Access:
-    """One access to a port, to memory (`mmio`), or a level (`value`) for input `address` of the PICs."""
+    """One access to a port, to memory (`mmio`), or a level (`value`) for input `address` of the PICs.
+
+    In space `pin` the input is one of the I/O APIC.
+    In space `until` it is a read of memory, again and again until that gives `value`.
+    """
 
     space: str
     address: int
     size: int = 1
     value: int | None = None
-    """What is written; None for a read."""
+    """What is written, or awaited; None for a read."""
     ignored: int = 0
     """Bits that are not compared: a row of the difference table says why."""
 
@@ -81,17 +90,34 @@ class Reference:
     def run(self, accesses: Sequence[Access]) -> list[int]:
         """What each access gave; 0 for a write."""
         answers: list[int] = []
-        for start in range(0, len(accesses), BATCH):
-            batch = accesses[start : start + BATCH]
-            self.qtest.write("".join(map(self._command, batch)).encode())
-            self.qtest.flush()
-            answers += [self._answer() for _ in batch]
+        for waits, group in groupby(accesses, lambda access: access.space == "until"):
+            run = list(group)
+            if waits:
+                answers += map(self._await, run)
+            else:
+                for start in range(0, len(run), BATCH):
+                    answers += self._batch(run[start : start + BATCH])
         return answers
+
+    def _batch(self, batch: Sequence[Access]) -> list[int]:
+        self.qtest.write("".join(map(self._command, batch)).encode())
+        self.qtest.flush()
+        return [self._answer() for _ in batch]
+
+    def _await(self, access: Access) -> int:
+        assert access.value is not None
+        deadline = time.monotonic() + PATIENCE_S
+        poll = evolve(access, space="mmio", value=None)
+        while ((found := self._batch([poll])[0]) ^ access.value) & ~access.ignored:
+            assert time.monotonic() < deadline, (access, found)
+        return found
 
     def _command(self, access: Access) -> str:
         if access.space == "line":
             pic, line = divmod(access.address, 8)
             return f"set_irq_in {self.pics[pic]} unnamed-gpio-in {line} {access.value}\n"
+        if access.space == "pin":
+            return f"set_irq_in ioapic unnamed-gpio-in {access.address} {access.value}\n"
         verb = {
             ("port", True): "in",
             ("port", False): "out",
@@ -174,6 +200,12 @@ class Ram:
 
 
 SPACES: Final = {"port": Space.PIO, "mmio": Space.MMIO}
+INPUTS: Final = {"line": ("pic", "ir"), "pin": ("ioapic", "irq")}
+"""Devices whose inputs are driven, and what these are called."""
+
+
+def _at_rest() -> None:
+    """No device asks a backend."""
 
 
 @define(eq=False)
@@ -184,15 +216,20 @@ class Ours:
     ram: Ram
     touched: set[tuple[str, str, Direction]]
     """(device, register, direction) of each access."""
+    settle: Callable[[], None] = _at_rest
+    """Lets backends do what was asked of them."""
 
     def run(self, accesses: Sequence[Access]) -> list[int]:
         """What each access gave; 0 for a write."""
         return [self._one(access) for access in accesses]
 
     def _one(self, access: Access) -> int:
-        if access.space == "line":
-            pic = self.machine.hosts["pic"]
-            pic.deliver(pic.device.input_lines["ir"], f"ir{access.address}", bool(access.value))
+        if access.space in INPUTS:
+            name, lines = INPUTS[access.space]
+            self.machine.hosts[name].deliver(f"{lines}{access.address}", bool(access.value))
+        elif access.space == "until":
+            self.settle()
+            return self.machine.read(Space.MMIO, access.address, access.size)
         elif access.space == "mmio" and access.address < RAM:
             return self._memory(access)
         elif access.value is None:
@@ -214,13 +251,13 @@ def plugin(name: str) -> type[Device]:
     return load(name, bundled_directories())
 
 
-def ours() -> Ours:
-    """A machine as QEMU's, powered on."""
-    description = config.load_machine(MACHINE)
+def ours(more: Mapping[str, DeviceDescription] | None = None, file: Path = MACHINE) -> Ours:
+    """A machine as QEMU's, with more devices if need be, powered on."""
+    description = config.load_machine(file)
     fw_cfg = description.devices["fw_cfg"]
     files = {JUDGED_FILE: {"text": JUDGED_CONTENT}}
     judged = evolve(fw_cfg, config={**fw_cfg.config, "files": files})
-    description = evolve(description, devices={**description.devices, "fw_cfg": judged})
+    description = evolve(description, devices={**description.devices, "fw_cfg": judged, **(more or {})})
     parts = {
         name: (plugin(device.plugin), config.configure(plugin(device.plugin), device, MACHINE.parent))
         for name, device in description.devices.items()

@@ -74,7 +74,7 @@ class Sorter:
             return everything
         if port in range(0xCFC, 0xD00):
             return self._ignored_configuration(access) & everything
-        fixed = {0x61: rows.REFRESH.bits | 0x20, 0x64: rows.I8042_STATUS.bits, 0x3FE: rows.UART_DELTAS.bits}
+        fixed = {0x61: rows.REFRESH.bits | 0x20, 0x64: rows.I8042_STATUS.bits, 0x3FE: rows.UART_MODEM.bits}
         return fixed.get(port, 0)
 
     def _ignored_configuration(self, access: Access) -> int:

@@ -1,59 +1,53 @@
-"""A boot of SeaBIOS on our TPM, replayed to QEMU's tpm-crb: each has a swtpm of its own."""
+"""Boots of SeaBIOS on our TPMs, replayed to QEMU's: each has a swtpm of its own."""
 
 from __future__ import annotations
 
-import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import pytest
 from attrs import evolve
 
-from mmiod import config
 from mmiod.trace.record import ADDRESS, DEVICE, DIRECTION, SIZE, VALUE
-from tests.functional.boots import ROOT, Boot, booting
-from tests.qemu import differences as rows
-from tests.qemu.sides import Access, Reference, reference
+from tests.functional.boots import Boot, booting, pc
+from tests.qemu.differences import CRB_STATES
+from tests.qemu.sides import Access, reference
+from tests.qemu.tpm_campaigns import (
+    BUFFER as CRB_BUFFER,
+    CAPABILITIES,
+    FIFO,
+    INTF_ID,
+    READY,
+    REQ,
+    START,
+    STS,
+    TIS_STS,
+)
+from tests.qemu.tpms import BASE, swtpm
 
 pytestmark = pytest.mark.needs("qemu", "swtpm", "seabios", "unicorn")
 
-BASE: Final = 0xFED40000
-INTF_ID, CTRL_REQ, CTRL_STS, CTRL_START, BUFFER = (BASE + n for n in (0x30, 0x40, 0x44, 0x4C, 0x80))
-COMMAND_CODE: Final = range(BUFFER + 6, BUFFER + 10)
-GET_RANDOM: Final = 0x17B
-PATIENCE_S: Final = 20
-
-
-@contextmanager
-def swtpm(directory: Path) -> Iterator[tuple[str, ...]]:
-    """A TPM without a state, and QEMU's options for it."""
-    control = directory / "control"
-    state = ["--tpmstate", f"dir={directory}", "--ctrl", f"type=unixio,path={control}"]
-    with subprocess.Popen(["swtpm", "socket", "--tpm2", *state, "--flags", "not-need-init"]) as process:
-        try:
-            _wait(control.exists)
-            chardev = ("-chardev", f"socket,id=control,path={control}")
-            yield (*chardev, "-tpmdev", "emulator,id=t,chardev=control", "-device", "tpm-crb,tpmdev=t")
-        finally:
-            process.kill()
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-
+DID_VID: Final = 0xF00
+POLLED: Final = {BASE + START, BASE + TIS_STS}
+CODE: Final = slice(6, 10)
+GET_RANDOM: Final = b"\0\0\1\x7b"
+RANDOM: Final = 12
+"""Where random bytes begin in its response."""
 
 Step = tuple[Access, int]
 """An access and what it gave."""
 
 
-async def boot(directory: Path) -> list[Step]:
+Excused = Callable[[list[Step]], Iterator[Step]]
+
+
+async def boot(directory: Path, name: str) -> list[Step]:
     """What SeaBIOS did to our TPM, and what it read."""
-    machine = dict(config.read_machine(ROOT / "config" / "machines" / "pc-tpm.toml"))
+    machine = pc("pc-tpm.toml")
+    machine["devices"]["tpm"] |= {"plugin": f"tpm/{name}", "streams": {"tpm": "swtpm"}}
+    machine["devices"]["fw_cfg"]["config"]["acpi"]["tpm"] = name
     async with booting(directory, Boot(machine)) as under_way:
         await under_way.reaches_its_end()
         records = [record for record in under_way.trace() if record[DEVICE] == "tpm"]
@@ -64,46 +58,67 @@ async def boot(directory: Path) -> list[Step]:
     ]
 
 
-def replay(steps: list[Step], qemu: Reference) -> Iterator[tuple[Access, int, int]]:
-    """Each read with what it gave us and gives QEMU; of a poll of START only its end."""
-    for access, ours in steps:
-        if access.value is None and access.address == CTRL_START and ours:
-            continue
-        theirs = qemu.run([access])[0]
-        if access.value is None:
-            deadline = time.monotonic() + PATIENCE_S
-            while access.address == CTRL_START and theirs and time.monotonic() < deadline:
-                theirs = qemu.run([access])[0]
-            yield access, ours, theirs
+def awaited(steps: list[Step]) -> list[Step]:
+    """The steps; of polls of a register only the last, which QEMU is given time for."""
+    kept = [step for step, following in pairwise([*steps, steps[0]]) if not _polls(step, following)]
+    return [
+        (evolve(access, space="until", value=ours), ours)
+        if access.value is None and access.address in POLLED and access.size == 4
+        else (access, ours)
+        for access, ours in kept
+    ]
 
 
-def excused(steps: list[Step]) -> Iterator[Step]:
+def _polls(step: Step, following: Step) -> bool:
+    return step[0].value is None and step[0].address in POLLED and step[0] == following[0]
+
+
+def excused_crb(steps: list[Step]) -> Iterator[Step]:
     """The steps, with what is not compared: the table's bits, and what GetRandom gave."""
-    code, early = 0, True
+    sent, early = bytearray(64), True
     for access, ours in steps:
-        kept, port = access, access.address
-        if access.value is not None and port in COMMAND_CODE:
-            code = (code << 8 | access.value) & 0xFFFF_FFFF
-        early &= not (access.value is not None and port == CTRL_REQ)
-        if port == INTF_ID:
-            kept = rows.TPM_INTERFACE.excuses(access)
-        elif early and (port == BASE + 0xF00 or port == CTRL_STS):
-            kept = rows.TPM_STATES.excuses(access)
-        elif code == GET_RANDOM and port >= BUFFER + 12:
+        kept, offset = access, access.address - BASE
+        if access.space == "mmio" and access.value is not None:
+            early &= offset != REQ
+            if 0 <= offset - CRB_BUFFER < len(sent):
+                sent[offset - CRB_BUFFER] = access.value
+        elif offset == INTF_ID:
+            kept = CRB_STATES.excuses(access, CAPABILITIES)
+        elif early and offset in {DID_VID, STS}:
+            kept = CRB_STATES.excuses(access)
+        elif sent[CODE] == GET_RANDOM and offset >= CRB_BUFFER + RANDOM:
             kept = evolve(access, ignored=0xFF)
         yield kept, ours
 
 
-async def test_firmware_gets_the_same_answers(tmp_path: Path) -> None:
-    """17 commands: their registers and responses; where the table has a row, both do differ."""
-    (tmp_path / "theirs").mkdir()
-    steps = list(excused(await boot(tmp_path)))
-    with swtpm(tmp_path / "theirs") as options, reference(tmp_path, *options) as qemu:
-        results = list(replay(steps, qemu))
-    assert [] == [result for result in results if (result[1] ^ result[2]) & ~result[0].ignored]
-    assert len(results) > 200
-    for row in (rows.TPM_INTERFACE, rows.TPM_STATES):
-        proof = row.proof[0][-1].address
-        (_, ours, theirs) = next(result for result in results if result[0].address == proof)
-        assert ours != theirs
-        assert not (ours ^ theirs) & ~row.bits
+def excused_tis(steps: list[Step]) -> Iterator[Step]:
+    """The steps, with what is not compared: what GetRandom gave."""
+    sent, received = bytearray(), 0
+    for access, ours in steps:
+        kept, offset = access, access.address - BASE
+        if access.space == "mmio" and access.value is not None:
+            if offset == FIFO:
+                sent.append(access.value)
+                received = 0
+            elif offset == TIS_STS and access.value == READY:
+                sent.clear()
+        elif offset == FIFO:
+            received += 1
+            if sent[CODE] == GET_RANDOM and received > RANDOM:
+                kept = evolve(access, ignored=0xFF)
+        yield kept, ours
+
+
+@pytest.mark.parametrize(("name", "excused"), [("crb", excused_crb), ("tis", excused_tis)])
+async def test_firmware_gets_the_same_answers(tmp_path: Path, name: str, excused: Excused) -> None:
+    """17 commands: their registers and responses."""
+    steps = list(excused(awaited(await boot(tmp_path, name))))
+    with swtpm(tmp_path / "theirs", f"tpm-{name}") as options, reference(tmp_path, *options) as qemu:
+        theirs = qemu.run([access for access, _ in steps])
+    reads = [
+        (access, ours, their)
+        for (access, ours), their in zip(steps, theirs, strict=True)
+        if access.space == "until" or access.value is None
+    ]
+    assert [] == [(access, ours, their) for access, ours, their in reads if (ours ^ their) & ~access.ignored]
+    assert len(reads) > 200

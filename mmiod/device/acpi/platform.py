@@ -88,7 +88,7 @@ class Platform:
     """PCI configuration space of buses 0-255 in memory: 256 MiB."""
     hpet: int | None = field(default=None, validator=_page)
     io_apic: int | None = field(default=None, validator=_page)
-    """The hypervisor's, with the local APICs; None where the 8259s are all there is."""
+    """With the hypervisor's local APICs; the hypervisor's own, or a device here.  None: only 8259s."""
     tpm: Literal["crb", "tis"] | None = field(
         default=None, validator=validators.optional(validators.in_(("crb", "tis")))
     )

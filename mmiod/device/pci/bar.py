@@ -8,9 +8,10 @@ from __future__ import annotations
 from attrs import define, field
 
 from mmiod.device.declarations import Region
+from mmiod.device.fields import Field
 from mmiod.device.pci.capability import Function
 from mmiod.device.pci.header import Command
-from mmiod.device.registers import Field, Register
+from mmiod.device.registers import Register
 from mmiod.errors import DeclarationError
 from mmiod.values import Space
 

@@ -10,7 +10,8 @@ from typing import ClassVar, Final, Protocol
 from attrs import define, field
 
 from mmiod.device.faces import Context
-from mmiod.device.registers import AccessMode, Fields, Register
+from mmiod.device.fields import AccessMode, Fields
+from mmiod.device.registers import Register
 from mmiod.errors import DeclarationError
 
 FIRST: Final = 0x40

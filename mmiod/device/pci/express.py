@@ -13,9 +13,10 @@ from typing import ClassVar, Final
 from attrs import define, field
 
 from mmiod.device.declarations import Region
+from mmiod.device.fields import Field
 from mmiod.device.pci.capability import Capability
 from mmiod.device.pci.function import PciFunction
-from mmiod.device.registers import Field, Register
+from mmiod.device.registers import Register
 
 EXTENDED_LENGTH: Final = 4096
 _VERSION: Final = 2

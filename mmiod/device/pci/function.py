@@ -10,11 +10,12 @@ from typing import ClassVar, Final
 
 from mmiod.device.declarations import IrqOutput, Region
 from mmiod.device.device import Device
+from mmiod.device.fields import Field
 from mmiod.device.pci.bar import Bar
 from mmiod.device.pci.capability import Capability
 from mmiod.device.pci.header import Command, Identity, Status
 from mmiod.device.pci.messages import MessageCapability
-from mmiod.device.registers import Field, Register
+from mmiod.device.registers import Register
 from mmiod.errors import DeclarationError
 
 CONFIG_LENGTH: Final = 256
@@ -153,6 +154,10 @@ class PciFunction(Device):
 
     def on_restore(self) -> None:
         """The BARs return to where they were."""
+        self.place_regions()
+
+    def on_reload(self) -> None:
+        """The class may have other BARs now."""
         self.place_regions()
 
     def set_intx(self, level: bool) -> None:

@@ -18,10 +18,11 @@ from typing import ClassVar, Final
 
 from attrs import define, field
 
+from mmiod.device.fields import Field
 from mmiod.device.pci.bar import Bar
 from mmiod.device.pci.capability import Capability, Function, named
 from mmiod.device.pci.header import Command
-from mmiod.device.registers import Field, Register
+from mmiod.device.registers import Register
 from mmiod.errors import DeclarationError
 
 ADDRESS_MASK: Final = 0xFFFF_FFFC

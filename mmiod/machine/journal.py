@@ -1,0 +1,140 @@
+"""What one device was given since its last snapshot, complete: what a restart lives through again.
+
+    entries:  ("write", ("main", 4, 1, 0x80))    an input, noted before its hook runs
+              (1234,)                             what the device asked meanwhile, and was told
+              DONE                                the hook has ended
+
+A device is a state machine whose inputs are the hooks' arguments and the answers of its
+clock, of guest memory and of the bus: both are noted, in order, so the same class comes to
+the same state again.  An input of the device within its own hook (a line that leads back)
+stands inside that of the outer one.  Outputs are not noted: they have gone out.
+
+Bounded: past `LIMIT` the next input begins with a snapshot and an empty list.  It lives in
+this process and nowhere else: no command shows it, no saved state has it, and a core dump
+leaves the process's memory out (`mmiod.service.memory`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from attrs import define, field
+
+from mmiod.machine.inputs import Input
+from mmiod.values import Space
+
+if TYPE_CHECKING:
+    from mmiod.device import Bus, Clock, Memory
+    from mmiod.device.saved import Saved
+
+T = TypeVar("T")
+
+LIMIT: Final = 4096
+"""Entries, and what they weigh."""
+BYTES_PER_ENTRY: Final = 256
+"""What a large answer weighs: the journal holds at most 1 MiB, and what one hook asked."""
+DONE: Final = None
+
+Answer = tuple[object]
+Entry = Input | Answer | None
+
+
+@define(eq=False)
+class Journal:
+    """One device's."""
+
+    snapshot: Saved | None = None
+    """None: the device as it was made."""
+    owing: bool = False
+    """Whether it owed an answer then."""
+    entries: list[Entry] = field(factory=list)
+    weight: int = 0
+    """Of bytes, in entries."""
+    depth: int = 0
+    """Hooks of the device that run now."""
+    last: int = 0
+    """Where the last input begins that came from outside."""
+    refused: Input | None = None
+    """The input that failed: it is not in the list any more."""
+
+    def cut(self, snapshot: Saved, *, owing: bool) -> None:
+        """Begin anew behind a snapshot."""
+        self.snapshot, self.owing = snapshot, owing
+        self.entries.clear()
+        self.weight = self.last = 0
+        self.refused = None
+
+    def refuse(self) -> None:
+        """The last input from outside is not to be lived through again."""
+        if self.last < len(self.entries):
+            first = self.entries[self.last]
+            assert first is not None, "an input begins with itself"
+            assert len(first) == 2, first
+            self.refused = first
+            del self.entries[self.last :]
+
+    def told(self, answer: T) -> T:
+        """Note what a hook asked: outside of hooks nothing follows from it."""
+        if self.depth:
+            self.entries.append((answer,))
+            if isinstance(answer, bytes):
+                self.weight += len(answer) // BYTES_PER_ENTRY
+        return answer
+
+
+# --- the faces of the machine, as a device that has a journal sees them -----------------------
+
+
+@define(eq=False)
+class NotedClock:
+    """The guest's clock."""
+
+    clock: Clock
+    journal: Journal
+
+    @property
+    def now_ns(self) -> int:  # noqa: D102
+        return self.journal.told(self.clock.now_ns)
+
+    @property
+    def wall_s(self) -> int:  # noqa: D102
+        return self.journal.told(self.clock.wall_s)
+
+
+@define(eq=False)
+class NotedMemory:
+    """Guest memory."""
+
+    memory: Memory
+    journal: Journal
+
+    @property
+    def below_4g(self) -> int:  # noqa: D102
+        return self.journal.told(self.memory.below_4g)
+
+    @property
+    def above_4g(self) -> int:  # noqa: D102
+        return self.journal.told(self.memory.above_4g)
+
+    def read(self, gpa: int, length: int) -> bytes:  # noqa: D102
+        return self.journal.told(self.memory.read(gpa, length))
+
+    def holds(self, gpa: int, length: int) -> bool:  # noqa: D102
+        return self.journal.told(self.memory.holds(gpa, length))
+
+    def write(self, gpa: int, data: bytes) -> None:  # noqa: D102
+        self.memory.write(gpa, data)
+
+
+@define(eq=False)
+class NotedBus:
+    """The VM's address spaces."""
+
+    bus: Bus
+    journal: Journal
+
+    def read(self, space: Space, address: int, size: int) -> int:  # noqa: D102
+        return self.journal.told(self.bus.read(space, address, size))
+
+    def write(self, space: Space, address: int, size: int, value: int) -> None:  # noqa: D102
+        self.bus.write(space, address, size, value)
