@@ -128,7 +128,7 @@ class FunctionAttachment:
             raise
         finally:
             self._close_unwanted(session)
-        self.settle()
+            self.settle()
 
     def _work(self, visit: Visit) -> None:
         """Do messages in their order, until one has to wait, its answer is not taken, or there were many."""
@@ -281,13 +281,18 @@ class FunctionAttachment:
     async def _expire(self, visit: Visit, flight: Flight, scope: trio.CancelScope) -> None:
         with scope:
             await trio.sleep(self.deadline_s)
-            self.pump.work(partial(self._give_up, visit, flight))
+            self.pump.work(partial(self._expired, visit, flight))
 
-    def _give_up(self, visit: Visit, flight: Flight) -> None:
-        """Answer what the device has not answered in time."""
+    def _expired(self, visit: Visit, flight: Flight) -> None:
+        if visit.flight is not flight:  # it was answered in the same turn of trio's
+            return
         self.machine.notify(
             "access_expired", device=self.host.name, message=flight.request.name, deadline_s=self.deadline_s
         )
+        self._give_up(visit, flight)
+
+    def _give_up(self, visit: Visit, flight: Flight) -> None:
+        """Answer what the device has not answered."""
         self._drop_flight(visit)
         visit.session.answer(flight.request, flight.given_up)
         self._go_on(visit)

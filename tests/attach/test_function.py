@@ -133,6 +133,8 @@ async def test_intx_is_a_level_that_masks_itself(tmp_path: Path) -> None:
             await client.write(0, 0x28, struct.pack("<I", 3))
             await client.write(0, 0x20, struct.pack("<I", 1))
             assert 1 == told(event)
+            # Low and high again, before the client has unmasked it.
+            await client.write(0, 0x24, struct.pack("<I", 1))
             await client.write(0, 0x20, struct.pack("<I", 2))
             assert 0 == told(event)
             await client.set_irqs(0, f.NONE_UNMASK)
@@ -339,6 +341,36 @@ async def test_at_the_deadline_an_access_is_given_up(
         # A reset ends what it owed.
         await client.call(f.RESET)
         assert struct.pack("<I", 0x12345678) == await client.read(0, 4, 4)
+
+
+async def test_an_answer_in_the_moment_of_the_deadline(tmp_path: Path) -> None:
+    """Whichever comes second finds nothing to answer: one reply, and the next read has its own."""
+    rig = Functions(tmp_path, {"slow": SlowFunction})
+    async with serving(rig), attached(rig, "slow") as client:
+        await client.send(f.READ, struct.pack("<QII", 0, 0, 4))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        function = rig.attachment.functions["slow"]
+        visit = function.client
+        assert visit is not None
+        flight = visit.flight
+        assert flight is not None
+        await release(rig, 0xC0FFEE)
+        function._expired(visit, flight)
+        assert struct.pack("<I", 0xC0FFEE) == (await client.receive()).payload[16:]
+        assert struct.pack("<I", 0x12345678) == await client.read(0, 4, 4)
+        assert not rig.of("access_expired")
+
+
+async def test_what_waits_is_answered_when_the_daemon_stops(tmp_path: Path) -> None:
+    """By all ones, and no deadline has passed; then the connection ends."""
+    rig = Functions(tmp_path, {"slow": SlowFunction})
+    async with serving(rig), attached(rig, "slow") as client:
+        await client.send(f.READ, struct.pack("<QII", 0, 0, 4))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        rig.attachment.stop()
+        assert b"\xff" * 4 == (await client.receive()).payload[16:]
+        await client.closed()
+        assert not rig.of("access_expired")
 
 
 async def test_a_client_that_goes_while_a_device_owes(tmp_path: Path) -> None:

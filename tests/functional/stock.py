@@ -23,7 +23,7 @@ from mmiod.service.limiter import RateLimiter
 from mmiod.service.notify import Notifier
 from tests.functional.boots import ROOT, toml
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 MEMORY = "256M"
 
 
@@ -152,6 +152,41 @@ async def running(directory: Path, *arguments: str) -> AsyncIterator[Qemu]:
         with trio.CancelScope(shield=True):
             process.kill()
             await process.wait()
+
+
+@define(eq=False)
+class Qmp:
+    """QEMU's control connection."""
+
+    stream: trio.SocketStream
+    _pending: bytes = b""
+
+    async def ask(self, command: str, **arguments: object) -> None:
+        """Send a command."""
+        await self.stream.send_all(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+
+    async def sees(self, event: str) -> None:
+        """Wait for an event; an error that comes before it is one."""
+        with trio.fail_after(PATIENCE_S):
+            while (found := json.loads(await self._line())).get("event") != event:
+                assert "error" not in found, found
+
+    async def _line(self) -> bytes:
+        while b"\n" not in self._pending:
+            more = await self.stream.receive_some()
+            assert more, "QEMU has closed it"
+            self._pending += more
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line
+
+
+@asynccontextmanager
+async def controlling(path: Path) -> AsyncIterator[Qmp]:
+    """A QEMU that listens there."""
+    async with await trio.open_unix_socket(str(path)) as stream:
+        qmp = Qmp(stream)
+        await qmp.ask("qmp_capabilities")
+        yield qmp
 
 
 # --- a guest ----------------------------------------------------------------------------------

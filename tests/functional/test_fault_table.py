@@ -80,7 +80,7 @@ def configured(directory: Path, isolation: str = "") -> Path:
     )
     path = directory / "mmiod.toml"
     path.write_text(
-        '[daemon]\ncontrol = "control"\nplugins = ["."]\nhook_deadline_ms = 50\n'
+        '[daemon]\ncontrol = "control"\nplugins = ["."]\nhook_deadline_ms = 300\n'
         + "".join(
             f'[[vm]]\nname = "{vm}"\nmachine = "machine.toml"\nsocket = "{vm}.exit"\n'
             for vm in ("vm", "peer")

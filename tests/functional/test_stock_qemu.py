@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.functional.stock import PATIENCE_S, Qemu, interrupts, kernel, running, serving
+from tests.functional.stock import PATIENCE_S, Qemu, controlling, interrupts, kernel, running, serving
 
 UART = {"plugin": "pci/uart", "slot": "00:10.0"}
 EXPRESS = {"plugin": "pci/testdev_express", "slot": "00:11.0"}
@@ -91,22 +92,12 @@ async def test_a_reset_of_the_guest(tmp_path: Path, isolation: str) -> None:
             await qemu.qtest("outb 0xc007 0x5a")
             await qemu.qtest("outb 0xc001 0x02")
             assert server.functions["uart"].interrupts.level
-            await reset(tmp_path / "qmp")
+            async with controlling(tmp_path / "qmp") as control:
+                await control.ask("system_reset")
+                await control.sees("RESET")
             assert 0xFF == int(await qemu.qtest("inb 0xc007"), 16)
             assert not server.functions["uart"].interrupts.level
         assert {(0, 0), (3, 0)} == set(server.functions["uart"].interrupts.eventfds)
-
-
-async def reset(qmp: Path) -> None:
-    """Press the button, and wait until it has been seen."""
-    async with await trio.open_unix_socket(str(qmp)) as stream:
-        seen = b""
-        await stream.send_all(b'{"execute": "qmp_capabilities"}{"execute": "system_reset"}')
-        with trio.fail_after(PATIENCE_S):
-            while b'"RESET"' not in seen:
-                more = await stream.receive_some()
-                assert more, seen
-                seen += more
 
 
 async def test_a_second_qemu_is_refused_at_once(tmp_path: Path) -> None:
@@ -174,6 +165,42 @@ async def test_a_stock_linux_has_our_uart(tmp_path: Path) -> None:
         assert 4 == uart.host.generation
         await server.wait_for("function_detached", 2)
         assert not uart.maps.memory.slots
+
+
+PLUGGED = """\
+echo "waiting for it"
+bound=/sys/bus/pci/drivers/serial/0000:00:10.0
+for turn in 1 2 3; do
+    until [ -e $bound ]; do sleep 0.1; done
+    echo "turn $turn" > /dev/ttyS1
+    while [ -e $bound ]; do sleep 0.1; done
+    echo "gone $turn"
+done
+"""
+
+
+async def test_a_stock_linux_is_given_our_uart_and_loses_it_again(tmp_path: Path) -> None:
+    """Hot-plug and unplug by QMP, twice on the same daemon: the driver binds and text comes out."""
+    console = ("-machine", "pc", "-accel", "tcg", "-cpu", "max", "-serial", "stdio")
+    booted = (*console, "-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off", *kernel(tmp_path, PLUGGED))
+    async with serving(tmp_path, {"uart": SERIAL}) as server:
+        *memory, _, device = await server.arguments()
+        properties = json.loads(device)
+        async with running(tmp_path, *booted, *memory) as qemu:
+            while "waiting for it" not in await qemu.line():
+                pass
+            terminal = await trio.open_unix_socket(str(tmp_path / "serial"))
+            async with controlling(tmp_path / "qmp") as control:
+                for turn in (1, 2):
+                    await control.ask("device_add", bus="pci.0", **properties)
+                    assert f"turn {turn}\r\n" == await line(terminal, tmp_path / "console", qemu)
+                    await control.ask("device_del", id="uart")
+                    await control.sees("DEVICE_DELETED")
+                    await server.wait_for("function_detached", turn)
+                    while f"gone {turn}" not in await qemu.line():
+                        pass
+            await terminal.aclose()
+        assert not server.of("message_refused")
 
 
 async def line(terminal: trio.SocketStream, console: Path, qemu: Qemu) -> str:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from mmiod.protocol.exit import Client, encode_completion, encode_exit, encode_posted, pack, replies
+from mmiod.protocol.exit import (
+    Answer,
+    Client,
+    Reply,
+    SourceExit,
+    encode_completion,
+    encode_exit,
+    encode_posted,
+    encode_source,
+    pack,
+    replies,
+)
 from mmiod.protocol.exit.codec import FORMS
 from mmiod.protocol.exit.events import Claim
 from mmiod.protocol.exit.exits import PostedWrite
@@ -11,7 +22,6 @@ from mmiod.values import (
     READ,
     WRITE,
     Access,
-    Completion,
     DecodedExit,
     Delta,
     Done,
@@ -85,10 +95,11 @@ def to_daemon() -> list[bytes]:
         *(data for _, data in requests),
         *(encode_exit(exit_) for exit_ in exits()),
         encode_posted(posted),
+        encode_source(SourceExit(0, 1, b"abcde", b"\x8b\x06", flat64()), 0),
     ]
 
 
-def completions() -> list[Completion]:
+def completions() -> list[Answer]:
     """One of each kind."""
     delta = Delta(0x1000, 2, {0: 1, 15: 2}, [(0x5000, b"abc")])
     return [
@@ -104,6 +115,7 @@ def completions() -> list[Completion]:
         Unsupported(b"\x0f\x0b"),
         Refused(Refusal.MMIO_FETCH),
         Forward(),
+        Reply(b"abcde", [(0x5000, b"abc")]),
     ]
 
 

@@ -10,9 +10,10 @@ from attrs import define, evolve, field, frozen
 
 from mmiod import config
 from mmiod.device import Device
+from mmiod.machine.assembly import Part, assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import MachineDescription
-from mmiod.machine.machine import Machine, Part, assemble
+from mmiod.machine.machine import Machine
 from mmiod.machine.memory import Slot
 from mmiod.plugins.loader import bundled_directories, load
 

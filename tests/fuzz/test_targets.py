@@ -12,7 +12,14 @@ from hypothesis import given, settings, strategies as st
 from tests.fuzz import session
 from tests.fuzz.target import NAMES, load
 
-EXAMPLES = {"attachment": 60, "configuration": 100, "control": 100, "devices": 60, "state": 60}
+EXAMPLES = {
+    "attachment": 60,
+    "vfio_user": 100,
+    "configuration": 100,
+    "control": 100,
+    "devices": 60,
+    "state": 60,
+}
 SEEDS = 40
 """Seeds of a target that the short form runs as they are."""
 

@@ -22,9 +22,9 @@ from mmiod.attach.connection import Connection
 from mmiod.attach.vm import VmAttachment
 from mmiod.core.pump import Pump
 from mmiod.device import PENDING, Device, IrqOutput, Pending, Register, Request, Timer
+from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription, Placement
-from mmiod.machine.machine import assemble
 from mmiod.protocol.exit import (
     MAX_MESSAGE,
     NUMBERS,
@@ -32,9 +32,11 @@ from mmiod.protocol.exit import (
     Completed,
     Error,
     Offer,
+    SourceExit,
     Welcome,
     encode_exit,
     encode_posted,
+    encode_source,
     read,
 )
 from mmiod.protocol.exit.exits import PostedWrite
@@ -57,6 +59,7 @@ from tests.fuzz.reader import Reader, written
 
 QUIET: Final = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(50))
 """A refusal is no news here."""
+XEN: Final = NUMBERS["source"]["XEN"]
 OPERATIONS: Final = 32
 CONNECTIONS: Final = 3
 TURNS: Final = 4
@@ -264,7 +267,7 @@ def run(data: bytes) -> None:
     vm, other = Vm(pump, "vm"), Vm(pump, "other")
     bystander = Peer(other, Client("other", 1))
     bystander.send(0, bystander.client.hello())
-    peer = Peer(vm, Client("vm", VCPUS, optional=reader.pick(CAPABILITIES)))
+    peer = Peer(vm, Client("vm", VCPUS, optional=reader.pick(CAPABILITIES), source=XEN))
     for _ in reader.times(OPERATIONS):
         reader.pick(DOERS)(peer, reader)
     bystander.send(0, bystander.client.exit(DecodedExit(0, 0, Space.PIO, READ, 0x200, 4)))
@@ -317,6 +320,22 @@ def _exit(peer: Peer, reader: Reader) -> None:
     peer.send(number, peer.last)
 
 
+def _sourced(peer: Peer, reader: Reader) -> None:
+    """An ioreq (Xen, public/hvm/ioreq.h) at one of the devices, or any bytes."""
+    number, vcpu, odd = reader.number() % CONNECTIONS, reader.number() % VCPUS, reader.number()
+    base, space = reader.pick(((0x200, 0), (0x5000, 1)))
+    offset, count, bits, value = (
+        reader.number() % 16,
+        1 + reader.number() % 4,
+        reader.number(),
+        reader.number(2),
+    )
+    body = written((base + offset, 8), (value, 8), (count, 4), (4, 4), (0, 6), bits, space)
+    exit_ = SourceExit(vcpu, peer.next_sequence(vcpu), reader.take(odd) if odd else body)
+    peer.last = encode_source(exit_, reader.number(3))
+    peer.send(number, peer.last)
+
+
 def _posted(peer: Peer, reader: Reader) -> None:
     number, vcpu, sequence = reader.number() % CONNECTIONS, reader.number() % VCPUS, reader.number()
     access = Access(Space.PIO, WRITE, 0x200 + reader.number() % 16, 4, reader.number(2))
@@ -343,8 +362,8 @@ def _wait(peer: Peer, reader: Reader) -> None:
     peer.send(0, b"")
 
 
-DOERS: Final = (_datagram, _hello, _close, _exit, _posted, _again, _map, _wait)
-DATAGRAM, HELLO, CLOSE, EXIT, POSTED, AGAIN, MAP, WAIT = range(8)
+DOERS: Final = (_datagram, _hello, _close, _exit, _posted, _again, _map, _wait, _sourced)
+DATAGRAM, HELLO, CLOSE, EXIT, POSTED, AGAIN, MAP, WAIT, SOURCED = range(9)
 
 
 def _port(vcpu: int, reader: Reader) -> Exit:
@@ -405,6 +424,9 @@ def seeds() -> list[bytes]:
         written(HELLO, 1, 1, EXIT, 1, 0, PORT, 0, 2, 0, (0, 4), (0, 3), AGAIN, 0),
         written(delay, halt, WAIT, (500, 2), inta, tick),
         written(POSTED, 0, 0, 1, 4, (1, 2), POSTED, 0, 0, 2, 0, (1, 2), count),
+        written(
+            SOURCED, 0, 0, 0, 0, 0, 0, 0x21, (0, 2), (0, 3), AGAIN, 0, SOURCED, 0, 0, 0, 1, 4, 3, 0x11, (5, 2)
+        ),
     ]
     return [
         *(begun[1] + one for one in [*messages, *stories]),

@@ -17,9 +17,11 @@ from mmiod.protocol.exit import (
     Offer,
     PostedWrite,
     Session,
+    SourceExit,
     encode_completion,
     encode_exit,
     encode_posted,
+    encode_source,
     read,
     replies,
 )
@@ -73,7 +75,11 @@ def _check_error(error: ProtocolError) -> None:
 
 def _check_event(event: object) -> None:
     if isinstance(event, Arrived):
-        again = read(encode_exit(event.exit, event.guest_ns))
+        exit_ = event.exit
+        if isinstance(exit_, SourceExit):
+            again = read(encode_source(exit_, event.guest_ns))
+        else:
+            again = read(encode_exit(exit_, event.guest_ns))
         assert isinstance(again, Arrived)
         assert (event.exit, event.guest_ns) == (again.exit, again.guest_ns)
     elif isinstance(event, PostedWrite):

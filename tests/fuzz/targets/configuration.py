@@ -13,9 +13,9 @@ from typing import Final
 
 from mmiod import config
 from mmiod.errors import ConfigError, MachineError, PluginError
+from mmiod.machine.assembly import Part, assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import MachineDescription
-from mmiod.machine.machine import Part, assemble
 from tests.fuzz.edits import edited
 from tests.fuzz.machines import FOLDER, plugin
 from tests.fuzz.reader import Reader, written

@@ -5,15 +5,18 @@ What is read fits its size; each timer is armed once; state and queues stay unde
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
 from attrs import define, field
 
+from mmiod.core.strings import room_of
 from mmiod.device import Pending
+from mmiod.device.block import RANGE, SECTOR, Blocks, Medium
 from mmiod.machine.host import Busy
 from mmiod.machine.machine import Machine
-from mmiod.machine.ports import BackendStatus
+from mmiod.machine.ports import BackendStatus, Keeping
 from mmiod.values import READ, WRITE, Space, ones
 from tests.fuzz.machines import FOLDER, Kit, failed
 from tests.fuzz.reader import Reader, written
@@ -58,8 +61,12 @@ class Bin:
     """A backend: of a stream, which counts what is sent, and of a service, which keeps requests."""
 
     sent: int = 0
-    asked: list[int] = field(factory=list)
+    asked: dict[int, tuple[str, bytes]] = field(factory=dict)
+    """Kind and data of the requests without an answer, by number."""
     status: BackendStatus = field(factory=lambda: BackendStatus("bin"))
+    keeping: Keeping | None = None
+    kept: Mapping[str, bytes] | None = None
+    refusal: str | None = None
 
     @property
     def busy(self) -> bool:
@@ -73,15 +80,20 @@ class Bin:
     def ready(self) -> None:
         """There is nothing to send."""
 
-    def ask(self, number: int, _kind: str, _data: bytes) -> None:
+    def ask(self, number: int, kind: str, data: bytes) -> None:
         """Keep a request."""
-        self.asked.append(number)
+        self.asked[number] = kind, data
+
+    def fetch(self) -> None:
+        """It keeps nothing."""
+
+    def put_back(self, parts: Mapping[str, bytes]) -> None:
+        """It keeps nothing."""
 
     def cancel(self, number: int) -> None:
         """Answer early."""
         if number in self.asked:
-            self.asked.remove(number)
-            self.asked.insert(0, number)
+            self.asked = {number: self.asked.pop(number)} | self.asked
 
 
 def run(data: bytes) -> None:
@@ -147,6 +159,21 @@ def _access(machine: Machine, _bins: Bins, reader: Reader) -> None:
         assert 0 <= answer <= ones(taken)
 
 
+def _batch(machine: Machine, _bins: Bins, reader: Reader) -> None:
+    """A string: whole elements are moved, and no more than were asked for."""
+    number, offset, size = reader.number(), reader.number(2), reader.pick(SIZES)
+    count, stride, writes = reader.number() + 1, reader.pick((0, 1, -1)), reader.number() & 1
+    places = _places(machine)
+    space, base, length = places[number % len(places)]
+    address = base + offset % length
+    count = min(count, room_of(address, size, stride, machine.find(space, address)))
+    if count and writes:
+        assert machine.write_batch(space, address, size, bytes(count * size), stride) in range(count + 1)
+    elif count:
+        data = machine.read_batch(space, address, size, count, stride)
+        assert len(data) in range(0, count * size + 1, size)
+
+
 def _wait(machine: Machine, _bins: Bins, reader: Reader) -> None:
     """Up to 6 ms: a device may set a timer every microsecond."""
     machine.clock.advance_to(machine.clock.now_ns + reader.number() ** 2 * 100)
@@ -180,13 +207,23 @@ def _reply(machine: Machine, bins: Bins, reader: Reader) -> None:
     fails, data = reader.number() & 1, reader.take(reader.number())
     for (device, service), port in bins.items():
         if port.asked:
-            number = port.asked.pop(0)
+            number = next(iter(port.asked))
+            kind, request = port.asked.pop(number)
             host = machine.hosts[device]
             if fails:
                 host.fail(service, number, "gone")
+            elif isinstance(host.device.services[service], Blocks):
+                host.reply(service, number, _sectors(kind, request, data))
             else:
                 host.reply(service, number, data)
             return
 
 
-DOERS: Final = (_access, _wait, _receive, _acknowledge, _reset, _memory, _reply)
+def _sectors(kind: str, request: bytes, data: bytes) -> bytes:
+    """What a disk answers: a backend of ours is trusted to say no less."""
+    if kind == "identify":
+        return Medium(int.from_bytes(data[:4]), bool(data[4:])).reply()
+    return bytes(RANGE.unpack(request)[1] * SECTOR) if kind == "read" else b""
+
+
+DOERS: Final = (_access, _wait, _receive, _acknowledge, _reset, _memory, _reply, _batch)

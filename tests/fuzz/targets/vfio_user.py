@@ -1,0 +1,268 @@
+"""Whatever clients send to PCI functions, cut anywhere: whole replies come back, one a message at most.
+
+In the end no descriptor and no map is left, the slow function has answered or was given up, and a
+client of another function has not noticed anything.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from attrs import define, field
+
+from devices.pci.testdev_express import ExpressTestFunction
+from mmiod.attach.function import FunctionAttachment
+from mmiod.attach.functions import FunctionsAttachment
+from mmiod.core.pump import Pump
+from mmiod.machine.assembly import assemble
+from mmiod.machine.clock import MachineClock
+from mmiod.machine.description import DeviceDescription, MachineDescription
+from tests.attach.functions import QEMU_CAPABILITIES, SlowFunction
+from tests.fuzz.reader import Reader, written
+
+RAM: Final = 1 << 16
+OPERATIONS: Final = 24
+CONNECTIONS: Final = 3
+TURNS: Final = 8
+PARTS: Final = {"express": ExpressTestFunction, "slow": SlowFunction, "other": ExpressTestFunction}
+VERSION, MAP, UNMAP, INFO, REGION_INFO, IO_FDS, IRQ_INFO, SET_IRQS, READ, WRITE = range(1, 11)
+RESET, MULTI = 13, 15
+HELLO: Final = struct.pack("<HH", 0, 1) + QEMU_CAPABILITIES
+
+ORDERLY: Final = (
+    (VERSION, HELLO),
+    (MAP, struct.pack("<IIQQQ", 32, 3, 0, 0, RAM)),
+    (MAP, struct.pack("<IIQQQ", 32, 1, 0x1000, 1 << 20, 0x1000)),
+    (UNMAP, struct.pack("<IIQQ", 24, 0, 0, RAM)),
+    (UNMAP, struct.pack("<IIQQ", 24, 2, 0, 0)),
+    (INFO, struct.pack("<IIII", 16, 0, 0, 0)),
+    (REGION_INFO, struct.pack("<IIIIQQ", 32, 0, 0, 0, 0, 0)),
+    (IO_FDS, struct.pack("<IIII", 16, 0, 0, 0)),
+    (IRQ_INFO, struct.pack("<IIII", 16, 0, 2, 0)),
+    (SET_IRQS, struct.pack("<IIIII", 20, 0x24, 0, 0, 1)),
+    (SET_IRQS, struct.pack("<IIIII", 20, 0x24, 2, 0, 4)),
+    (SET_IRQS, struct.pack("<IIIIIii", 28, 0x24, 2, 1, 2, -1, 0)),
+    (SET_IRQS, struct.pack("<IIIII", 20, 0x14, 0, 0, 1)),
+    (SET_IRQS, struct.pack("<IIIII", 20, 0x11, 0, 0, 1)),
+    (SET_IRQS, struct.pack("<IIIII", 20, 0x21, 2, 0, 0)),
+    (READ, struct.pack("<QII", 0, 7, 256)),
+    (READ, struct.pack("<QII", 0, 0, 4)),
+    (WRITE, struct.pack("<QIII", 4, 7, 4, 7)),
+    (WRITE, struct.pack("<QIII", 0xA0, 7, 4, 0x8003_0011)),
+    (WRITE, struct.pack("<QIII", 0, 0, 4, 1)),
+    (WRITE, struct.pack("<QIII", 24, 0, 4, 0)),
+    (MULTI, struct.pack("<QQIIQQIIQ", 2, 0, 0, 4, 1, 8, 0, 8, 0x1000)),
+    (RESET, b""),
+)
+"""Commands that make sense, and reach far."""
+
+
+def seeds() -> list[bytes]:
+    """Both functions, a VERSION, and one orderly command each; some with what devices do later."""
+    hello = (0, 0, 0, 0, 0, 0)
+    return [
+        written(function, *hello, 0, 0, command, 0, 0, *descriptors, 2, 0, 1, 2, 3, 4, 2, 1)
+        for function in (0, 1)
+        for command in range(len(ORDERLY))
+        for descriptors in ((0,), (1, 0), (1, 1), (4, 0, 0, 0, 0))
+    ]
+
+
+# --- what a client sends along ----------------------------------------------------------------
+
+
+def _memory() -> int:
+    descriptor = os.memfd_create("fuzz", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, RAM)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    return descriptor
+
+
+KINDS: Final[tuple[Callable[[], int], ...]] = (
+    lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
+    _memory,
+    lambda: os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC),
+    lambda: os.open("/dev/zero", os.O_RDONLY | os.O_CLOEXEC),
+    lambda: os.eventfd(1, os.O_CLOEXEC),
+)
+COUNTS: Final = (0, 1, 1, 2, 4, 70)
+
+
+# --- a machine and its clients ----------------------------------------------------------------
+
+
+@define(eq=False)
+class Peer:
+    """Connections to one function."""
+
+    pump: Pump
+    function: FunctionAttachment
+    sockets: list[socket.socket | None] = field(factory=lambda: [None] * CONNECTIONS)
+    sent: list[int] = field(factory=lambda: [0] * CONNECTIONS)
+    """Whole messages' worth of headers that may have an answer, by connection."""
+    got: list[bytes] = field(factory=lambda: [b""] * CONNECTIONS)
+
+    def send(self, number: int, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        """Some bytes, and all that they bring about."""
+        sock = self.sockets[number] = self.sockets[number] or self._connect(number)
+        self.sent[number] += 1 + len(data) // 16
+        rights = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        )
+        try:
+            sock.sendmsg([data], rights)
+        except (BrokenPipeError, BlockingIOError):
+            return
+        self.turn()
+
+    def _connect(self, number: int) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX)
+        ours.setblocking(False)
+        self.sent[number], self.got[number] = 0, b""
+        self.function.accept(theirs)
+        return ours
+
+    def turn(self) -> None:
+        """Let the pump work, and read what it sends."""
+        for _ in range(TURNS):
+            self.pump.turn()
+        for number, sock in enumerate(self.sockets):
+            if sock is not None:
+                self._drain(number, sock)
+
+    def _drain(self, number: int, sock: socket.socket) -> None:
+        try:
+            while data := sock.recv(1 << 16):
+                self.got[number] += data
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            pass
+        self.close(number)
+
+    def close(self, number: int) -> None:
+        """End a connection; what came was whole replies, and no more than there were messages."""
+        sock, self.sockets[number] = self.sockets[number], None
+        if sock is None:
+            return
+        sock.close()
+        for _ in range(TURNS):
+            self.pump.turn()
+        replies, data = 0, self.got[number]
+        while len(data) >= 16:
+            _, _, size, flags, error = struct.unpack_from("<HHIII", data)
+            assert flags in {1, 0x21}, "no reply"
+            assert (flags == 0x21) == bool(error), "an error without a number"
+            assert size >= 16, "a reply that is shorter than its header"
+            replies, data = replies + 1, data[size:]
+        assert replies <= self.sent[number], "more replies than messages"
+
+
+def run(data: bytes) -> None:
+    """The first byte chooses the function; then operations follow."""
+    reader = Reader(data)
+    before = _open()
+    pump = Pump(threading.Event())
+    clock = MachineClock(lambda: 0, lambda: 0.0)
+    description = MachineDescription({name: DeviceDescription(name) for name in PARTS})
+    parts = {name: (plugin, plugin.config_class()) for name, plugin in PARTS.items()}
+    ignore = _ignore
+    machine = assemble("vm", description, parts, clock, ignore, ignore, own_memories=True)
+    attachment = FunctionsAttachment(machine, pump, 1.0)
+    other = Peer(pump, attachment.functions["other"])
+    other.send(0, _message(VERSION, HELLO))
+    peer = Peer(pump, attachment.functions[reader.pick(("express", "slow"))])
+    for _ in reader.times(OPERATIONS):
+        reader.pick(DOERS)(peer, reader)
+    other.got[0] = b""
+    other.send(0, _message(READ, struct.pack("<QII", 0, 7, 4)))
+    assert struct.pack("<I", 0x6D6E_1234) == other.got[0][32:]
+    attachment.stop()
+    for one in (peer, other):
+        for number in range(CONNECTIONS):
+            one.close(number)
+    pump._epoll.close()
+    os.close(pump._wake)
+    assert before == _open(), "descriptors or maps are left"
+
+
+def _ignore(*_parts: object, **_fields: object) -> None:
+    """What happened, and each access."""
+
+
+def _open() -> tuple[int, int]:
+    """Descriptors of this process, and its maps of guest memory."""
+    maps = Path("/proc/self/maps").read_bytes()
+    return len(os.listdir("/proc/self/fd")), maps.count(b"/memfd:fuzz")  # noqa: PTH208  # a hundred times a second
+
+
+def _message(command: int, payload: bytes, flags: int = 0, size: int | None = None) -> bytes:
+    length = 16 + len(payload) if size is None else size
+    return struct.pack("<HHIII", 7, command, length, flags, 0) + payload
+
+
+# --- operations -------------------------------------------------------------------------------
+
+
+def _command(peer: Peer, reader: Reader) -> None:
+    """An orderly command, perhaps with other bytes somewhere, and with descriptors."""
+    number = reader.number() % CONNECTIONS
+    command, payload = reader.pick(ORDERLY)
+    changed = bytearray(payload)
+    for _ in range(reader.number() % 4):
+        at = reader.number() % max(len(changed), 1)
+        changed[at : at + 1] = reader.take(1)
+    flags = reader.pick((0, 0, 0, 0x10, 1))
+    _send(peer, reader, number, _message(command, bytes(changed), flags))
+
+
+def _bytes(peer: Peer, reader: Reader) -> None:
+    """Any bytes, without a size that is right."""
+    number = reader.number() % CONNECTIONS
+    _send(peer, reader, number, reader.take(reader.number() % 80))
+
+
+def _part(peer: Peer, reader: Reader) -> None:
+    """An orderly command in two parts, with descriptors in the second one."""
+    number = reader.number() % CONNECTIONS
+    data = _message(*reader.pick(ORDERLY))
+    at = reader.number() % len(data)
+    if at:
+        peer.send(number, data[:at])
+    _send(peer, reader, number, data[at:])
+
+
+def _send(peer: Peer, reader: Reader, number: int, data: bytes) -> None:
+    if not data:
+        return
+    given = [reader.pick(KINDS)() for _ in range(reader.pick(COUNTS))]
+    try:
+        peer.send(number, data, tuple(given))
+    finally:
+        for descriptor in given:
+            os.close(descriptor)
+
+
+def _later(peer: Peer, reader: Reader) -> None:
+    """What happens by itself: a device answers, a deadline passes, a client goes, others have their turn."""
+    host, visit = peer.function.host, peer.function.client
+    what = reader.number() % 4
+    if what == 0 and host.owes is not None and host.name == "slow":
+        host.receive("answer", reader.take(4))
+        peer.function.settle()
+    elif what == 1 and visit is not None and visit.flight is not None and visit.flight.waits:
+        peer.function._give_up(visit, visit.flight)
+    elif what == 2:
+        peer.close(reader.number() % CONNECTIONS)
+    peer.turn()
+
+
+DOERS: Final[tuple[Callable[[Peer, Reader], None], ...]] = (_command, _command, _later, _part, _bytes)
