@@ -120,6 +120,12 @@ class RegisterAnswerer:
         """The register that an access meets first, in the bank that is selected now; 0 is any size."""
         return self._at(device, self._enter(device, offset), direction, size)
 
+    def candidates(self, offset: int, direction: Direction) -> tuple[Claimant, ...]:
+        """Those that an access may meet first, whatever the bank."""
+        if self.region.stride:
+            offset %= self.region.stride
+        return (self.writes if direction else self.reads).get(offset, ())
+
     def _enter(self, device: Device, offset: int) -> int:
         """The offset within the copy of the registers that is meant."""
         if self.region.stride:

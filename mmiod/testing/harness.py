@@ -178,6 +178,18 @@ class Harness(Generic[AnyDevice]):
         found = self._register(register, WRITE)
         self.write_at(found.offset, value, found.size, self._home(found))
 
+    def read_batch(self, register: str, count: int) -> bytes:
+        """What of `count` reads the device answers at once: nothing, if it takes no batches."""
+        found = self._register(register, READ)
+        answerer = self.device.answerers[self._home(found)]
+        return answerer.read_batch(self.device, found.offset, found.size, count, 0)
+
+    def write_batch(self, register: str, data: bytes) -> int:
+        """How many of these writes the device takes at once."""
+        found = self._register(register, WRITE)
+        answerer = self.device.answerers[self._home(found)]
+        return answerer.write_batch(self.device, found.offset, found.size, data, 0)
+
     def drive(self, line: str, level: bool) -> None:
         """Change an input line."""
         inputs = {
