@@ -2,10 +2,10 @@
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: help setup test demo bench judge examples fuzz canaries lint generate screen lock clean
+.PHONY: help setup test demo demo-reload bench judge examples fuzz canaries oracle coverage lint generate screen lock clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
 
 setup:
 	@.ci/setup
@@ -15,6 +15,9 @@ test: setup  ## run the tests; ARGS="-k uart" chooses
 
 demo: setup  ## boot stock firmware on Python devices and watch its traffic
 	@.venv/bin/mmiod demo
+
+demo-reload: setup  ## edit and reload a device while firmware runs on it
+	@.venv/bin/mmiod demo-reload
 
 bench: setup  ## measure round trips against a C echo; ARGS=--quick
 	@.venv/bin/python -m bench $(ARGS)
@@ -31,12 +34,19 @@ canaries: setup  ## plant bugs in copies of the tree: each must be caught by its
 judge: setup  ## compare devices with QEMU's; ACCESSES=100000 for each
 	@.venv/bin/python -m tests.qemu.judge $(or $(ACCESSES),100000)
 
+oracle: setup  ## compare all instructions with Unicorn and this CPU; CASES=1000 of each, SEED=1
+	@.venv/bin/python -m tests.x86 --cases $(or $(CASES),100) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+coverage: setup  ## count the instruction forms that are proven, by family
+	@.venv/bin/python -m tests.x86 --coverage
+
 lint: setup  ## the gates of CI: lint, format, types, imports
 	@.ci/gates
 
-generate: setup  ## make anew what is made from tables: C header, tables of docs/protocol.md, guest
+generate: setup  ## make anew what is made from tables: C header, tables in docs/, guest
 	.venv/bin/python -m mmiod.protocol.exit.header > include/mmiod_exit.h
 	.venv/bin/python -m mmiod.protocol.exit.document docs/protocol.md
+	.venv/bin/python -m tests.x86.document docs/instructions.md
 	as --32 -o /tmp/tiny.o config/guests/tiny.S
 	objcopy -O binary -j .text /tmp/tiny.o config/guests/tiny.bin
 	rm /tmp/tiny.o

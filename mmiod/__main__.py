@@ -1,4 +1,4 @@
-"""The daemon's command line: `mmiod serve | check-config | demo`."""
+"""The daemon's command line: `mmiod serve | check-config | demo | demo-reload`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="answer the exits of the configured VMs")
     serve.set_defaults(run=_serve)
+    serve.add_argument("--watch", action="store_true", help="reload plugins when they are saved")
     check = commands.add_parser("check-config", help="say everything that is wrong with a configuration")
     check.set_defaults(run=_check)
     for command in (serve, check):
@@ -43,19 +44,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--json", action="store_true", help="print the final figures as JSON only")
     demo.set_defaults(run=_demo)
+    text = "edit and reload a device while SeaBIOS runs on it"
+    commands.add_parser("demo-reload", help=text, description=text).set_defaults(run=_demo_reload)
     return parser
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     import faulthandler
+    from functools import partial
 
     import trio
 
     from mmiod import config, daemon
     from mmiod.errors import ConfigError
-    from mmiod.service import activation, log, notify
+    from mmiod.plugins import watch
+    from mmiod.service import activation, log, memory, notify, succession
 
     faulthandler.enable()  # the service manager's watchdog aborts us: say where we hang
+    memory.leave_out_of_cores()
     try:
         notifier, passed = notify.from_environment(), activation.passed_sockets()
     except (OSError, ValueError) as error:
@@ -63,8 +69,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     try:
         loaded = config.load(arguments.config)
         limiter = log.configure(loaded.daemon.log_level)
+        saved = watch.changes() if arguments.watch else None
         built = daemon.build(loaded)
-        trio.run(daemon.serve, built, notifier, limiter, passed)
+        succeed = partial(succession.succeed, loaded.daemon.control, built.machines, built.watchdog)
+        trio.run(daemon.serve, built, notifier, limiter, passed, succeed, saved)
     except ConfigError as error:
         return _refuse(error)
     return 0
@@ -91,6 +99,12 @@ def _demo(arguments: argparse.Namespace) -> int:
     from mmiod import demo
 
     return demo.run(memory_mib=arguments.memory, as_json=arguments.json)
+
+
+def _demo_reload(_arguments: argparse.Namespace) -> int:
+    from mmiod import demo_reload
+
+    return demo_reload.run()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
 
@@ -23,7 +23,15 @@ from cattrs.gen import make_dict_structure_fn
 from mmiod.device import Device
 from mmiod.errors import ConfigError
 from mmiod.machine.address_map import LENGTHS, Policy
-from mmiod.machine.description import DeviceDescription, MachineDescription, Placement, UnclaimedDescription
+from mmiod.machine.description import (
+    BackendDescription,
+    DeviceDescription,
+    ImageDescription,
+    MachineDescription,
+    Placement,
+    Sinks,
+    UnclaimedDescription,
+)
 from mmiod.values import Space
 
 T = TypeVar("T")
@@ -62,6 +70,8 @@ class DaemonConfig:
     """Directories of device plugins, searched before the bundled ones."""
     hook_deadline_ms: int = field(default=100, validator=_between(1, 60_000))
     """A device's hook that runs longer is interrupted and its device quarantined."""
+    access_deadline_ms: int = field(default=1000, validator=_between(1, 4000))
+    """An access by vfio-user that a device answers later reads all ones: QEMU waits for 5 s."""
     reconnect_grace_s: int = field(default=30, validator=_between(0, 86_400))
     """How long a VM's devices wait for a hypervisor that lost its connection."""
     recorder_capacity: int = field(default=65536, validator=_between(1, 1 << 24))
@@ -77,11 +87,16 @@ class DaemonConfig:
 
 @frozen
 class VmConfig:
-    """One VM: its name, its machine file and its socket."""
+    """One VM: its name, its machine file and where its hypervisor connects.
+
+    `socket` is a socket of the exit protocol; with protocol "vfio-user" it is a directory
+    that holds one for each PCI function, named like the device.
+    """
 
     name: str = field()
     machine: Path
     socket: Path
+    protocol: str = field(default="exit", validator=_one_of("exit", "vfio-user"))
 
     @name.validator
     def _check_name(self, _: object, value: str) -> None:
@@ -149,11 +164,16 @@ def read_machine(path: Path) -> Mapping[str, object]:
 
 
 def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
-    """Tables key by key, arrays one behind the other; of anything else `over` wins."""
+    """Tables key by key, arrays one behind the other; of anything else `over` wins.
+
+    `false` takes a table, an array or a text of the base out.
+    """
     merged = dict(base)
     for key, value in over.items():
         known = merged.get(key)
-        if isinstance(known, Mapping) and isinstance(value, Mapping):
+        if value is False and isinstance(known, Mapping | str | list):
+            del merged[key]
+        elif isinstance(known, Mapping) and isinstance(value, Mapping):
             merged[key] = _merge(known, value)
         elif isinstance(known, list) and isinstance(value, list):
             merged[key] = known + value
@@ -168,7 +188,8 @@ def configure(plugin: type[Device], described: DeviceDescription, directory: Pat
     Raises:
         ConfigError: with every problem.
     """
-    return _structure(Path("config"), described.config, plugin.config_class, _converter(directory))
+    own = _converter(directory).copy()  # what it compiles for the class must go with the class
+    return _structure(Path("config"), described.config, plugin.config_class, own)
 
 
 def _read(path: Path) -> Mapping[str, object]:
@@ -225,7 +246,9 @@ def _converter(directory: Path) -> cattrs.Converter:
     for kind, hook in hooks.items():
         converter.register_structure_hook(kind, hook)
     converter.register_structure_hook_factory(_is_tuple, _array)
-    for table in (UnclaimedDescription, VmConfig, DaemonConfig, MachineDescription):
+    converter.register_structure_hook(BackendDescription, partial(_backend, converter))
+    converter.register_structure_hook(Sinks, partial(_sinks, converter))
+    for table in (UnclaimedDescription, ImageDescription, VmConfig, DaemonConfig, MachineDescription):
         converter.register_structure_hook(table, _table(converter, table))
     device = _table(
         converter,
@@ -320,6 +343,20 @@ def _placement(value: object) -> Placement:
     if not 0 <= place.base < LENGTHS[place.space]:
         raise ValueError(f"{base} is outside {space}, which ends at {LENGTHS[place.space] - 1:#x}")
     return place
+
+
+def _backend(converter: cattrs.Converter, value: object, _: object) -> BackendDescription:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        raise TypeError(f'{value!r}: a backend is a text ("pty") or a table ({{ kind = "block", ... }})')
+    return converter.structure(value, ImageDescription)
+
+
+def _sinks(converter: cattrs.Converter, value: object, _: object) -> Sinks:
+    if isinstance(value, list):
+        return converter.structure(value, tuple[str, ...])
+    return converter.structure(value, str)
 
 
 def _slot(value: object) -> int:

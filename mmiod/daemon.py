@@ -3,6 +3,7 @@
 serve
   pump                  the core task: all exit sockets
   attachment per VM     its clock and its sessions' grace
+  restarts per VM       brings devices back that failed
   device task           one per device that has backends
   control               the varlink socket
   signals, reports, the service manager's watchdog
@@ -26,6 +27,8 @@ import trio
 from attrs import define, field
 
 from mmiod import config as configuration
+from mmiod.attach.attachment import Attachment
+from mmiod.attach.functions import FunctionsAttachment, check_functions
 from mmiod.attach.vm import VmAttachment
 from mmiod.control.commands import interface
 from mmiod.control.server import Server
@@ -34,13 +37,18 @@ from mmiod.core.backends.faces import Place
 from mmiod.core.device_task import DeviceTask
 from mmiod.core.listening import bind
 from mmiod.core.pump import Pump
+from mmiod.core.restarts import keep_restarting
 from mmiod.core.watchdog import Watchdog
 from mmiod.core.wiring import Backends, choose, connect
-from mmiod.device import Device
 from mmiod.errors import ConfigError, MachineError, PluginError
+from mmiod.machine.assembly import MakeHost, Part, assemble
 from mmiod.machine.clock import MachineClock
-from mmiod.machine.machine import Machine, Part, assemble
-from mmiod.plugins.loader import bundled_directories, load
+from mmiod.machine.machine import Machine
+from mmiod.plugins.loader import bundled_directories
+from mmiod.plugins.process.host import process_host
+from mmiod.plugins.registry import Registry
+from mmiod.plugins.reload import Reloader
+from mmiod.plugins.watch import follow
 from mmiod.protocol.exit import Offer
 from mmiod.service.limiter import PERIOD_S, RateLimiter
 from mmiod.service.notify import Notifier
@@ -49,16 +57,27 @@ from mmiod.values import Space
 
 if TYPE_CHECKING:
     from mmiod.attach.flights import Flights
-    from mmiod.config import Config, VmConfig
-    from mmiod.machine.description import MachineDescription
+    from mmiod.attach.function import FunctionAttachment
+    from mmiod.config import Config, DaemonConfig, VmConfig
+    from mmiod.machine.description import DeviceDescription, MachineDescription
+    from mmiod.plugins.watch import Changes
 
 GENERATION: Final = 1
+VFIO_USER: Final = "vfio-user"
+PROCESS: Final = "process"
+NOT_RELOADED: Final = "mmiod.toml and machine files, which are read at start only"
 LEVELS: Final = {
     "device_quarantined": "error",
+    "device_abandoned": "error",
     "tpm_failed": "error",
     "effect_unknown": "error",
+    "isolation_incomplete": "warning",
     "backend_failed": "warning",
     "access_unclaimed": "warning",
+    "interrupt_dropped": "warning",
+    "access_expired": "warning",
+    "message_refused": "warning",
+    "connection_not_accepted": "warning",
 }
 """Of events that are no plain information."""
 
@@ -70,17 +89,22 @@ class Daemon:
     config: Config
     recorder: Recorder
     machines: Mapping[str, Machine]
-    attachments: Mapping[str, VmAttachment]
+    attachments: Mapping[str, Attachment]
     pump: Pump
     watchdog: Watchdog
     device_tasks: list[DeviceTask]
+    reloader: Reloader
     started: trio.Event = field(factory=trio.Event)
     stopping: trio.Event = field(factory=trio.Event)
 
     def flights(self, vm: str) -> Flights | None:
         """The exits of a VM's session; None while no hypervisor is attached."""
-        session = self.attachments[vm].session
-        return session.flights if session is not None else None
+        return self.attachments[vm].flights
+
+    def functions(self, vm: str) -> Mapping[str, FunctionAttachment]:
+        """What a VM's hypervisor reaches by vfio-user, by device; nothing for the exit protocol."""
+        attachment = self.attachments[vm]
+        return attachment.functions if isinstance(attachment, FunctionsAttachment) else {}
 
     def work(self, action: Callable[[], None]) -> None:
         """Run an action that calls a plugin's code: under the watchdog's eyes."""
@@ -88,7 +112,7 @@ class Daemon:
 
     def status(self) -> str:
         """One line for people."""
-        attached = sum(attachment.primary is not None for attachment in self.attachments.values())
+        attached = sum(attachment.attached for attachment in self.attachments.values())
         devices = sum(len(machine.hosts) for machine in self.machines.values())
         accesses = self.recorder.serial
         return f"{len(self.machines)} VMs, {attached} attached, {devices} devices, {accesses} accesses"
@@ -106,13 +130,14 @@ def build(config: Config) -> Daemon:
     settings = config.daemon
     recorder = Recorder(settings.recorder_capacity)
     deadline_ns = settings.hook_deadline_ms * 1_000_000
-    plugins = _Plugins([*settings.plugins, *bundled_directories()])
+    plugins = Registry([*settings.plugins, *bundled_directories()])
     machines: dict[str, Machine] = {}
+    described: dict[tuple[str, str], tuple[DeviceDescription, Path]] = {}
     backends: dict[tuple[str, str], Backends] = {}
     problems: list[str] = []
     for vm in config.vm:
         try:
-            machines[vm.name] = _machine(vm, plugins, recorder, backends)
+            machines[vm.name] = _machine(vm, plugins, recorder, backends, described, deadline_ns)
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     problems += _contended(backends)
@@ -120,57 +145,64 @@ def build(config: Config) -> Daemon:
         raise ConfigError(problems)
     watchdog = Watchdog([machine.mark for machine in machines.values()], deadline_ns)
     pump = Pump(watchdog.working)
-    offer = Offer(
-        capabilities=0,  # the attachment's to say: they depend on the machine
-        generation=GENERATION,
-        hook_deadline_ns=deadline_ns,
-        max_vcpus=settings.max_vcpus,
-        max_slots=settings.max_slots,
-        rep_bound=settings.rep_bound,
-    )
-    attachments = {
-        name: VmAttachment(machine, pump, offer, settings.reconnect_grace_s)
-        for name, machine in machines.items()
-    }
+    attachments = {vm.name: _attachment(vm, machines[vm.name], pump, settings) for vm in config.vm}
     tasks = [
         connect(machines[vm], device, chosen, attachments[vm].inject)
         for (vm, device), chosen in backends.items()
     ]
-    return Daemon(config, recorder, machines, attachments, pump, watchdog, tasks)
+
+    def work(action: Callable[[], None]) -> None:
+        pump.work(action)
+        for attachment in attachments.values():
+            pump.work(attachment.settle)
+
+    reloader = Reloader(plugins, machines, described, recorder, deadline_ns, work)
+    return Daemon(config, recorder, machines, attachments, pump, watchdog, tasks, reloader)
 
 
-@define
-class _Plugins:
-    """Device classes by plugin name; each is loaded once for all its instances."""
-
-    directories: list[Path]
-    loaded: dict[str, type[Device]] = field(factory=dict)
-
-    def get(self, name: str) -> type[Device]:
-        if name not in self.loaded:
-            self.loaded[name] = load(name, self.directories)
-        return self.loaded[name]
+def _attachment(vm: VmConfig, machine: Machine, pump: Pump, settings: DaemonConfig) -> Attachment:
+    if vm.protocol == VFIO_USER:
+        return FunctionsAttachment(machine, pump, settings.access_deadline_ms / 1000)
+    offer = Offer(
+        capabilities=0,  # the attachment's to say: they depend on the machine
+        generation=GENERATION,
+        hook_deadline_ns=settings.hook_deadline_ms * 1_000_000,
+        max_vcpus=settings.max_vcpus,
+        max_slots=settings.max_slots,
+        rep_bound=settings.rep_bound,
+    )
+    return VmAttachment(machine, pump, offer, settings.reconnect_grace_s)
 
 
 def _machine(
-    vm: VmConfig, plugins: _Plugins, recorder: Recorder, backends: dict[tuple[str, str], Backends]
+    vm: VmConfig,
+    plugins: Registry,
+    recorder: Recorder,
+    backends: dict[tuple[str, str], Backends],
+    known: dict[tuple[str, str], tuple[DeviceDescription, Path]],
+    deadline_ns: int,
 ) -> Machine:
     description = configuration.load_machine(vm.machine)
     problems: list[str] = []
     parts: dict[str, Part] = {}
+    isolated: dict[str, MakeHost] = {}
     directory = vm.machine.parent
     for name, described in description.devices.items():
         try:
             plugin = plugins.get(described.plugin)
             parts[name] = (plugin, configuration.configure(plugin, described, directory))
             backends[vm.name, name] = choose(plugin, Place(vm.name, name, "", directory), described.streams)
+            known[vm.name, name] = described, directory
+            if described.isolation == PROCESS:
+                source = plugins.current[described.plugin].source
+                isolated[name] = partial(process_host, source, described, directory, deadline_ns)
         except ConfigError as error:
             problems += [f"{vm.machine}: devices.{name}.{problem}" for problem in error.problems]
         except (PluginError, ValueError) as error:
             problems.append(f"{vm.machine}: devices.{name}: {error}")
     if problems:
         raise ConfigError(problems)
-    return _assemble(vm, description, parts, recorder)
+    return _assemble(vm, description, parts, isolated, recorder)
 
 
 def _contended(backends: Mapping[tuple[str, str], Backends]) -> list[str]:
@@ -186,14 +218,31 @@ def _contended(backends: Mapping[tuple[str, str], Backends]) -> list[str]:
 
 
 def _assemble(
-    vm: VmConfig, description: MachineDescription, parts: Mapping[str, Part], recorder: Recorder
+    vm: VmConfig,
+    description: MachineDescription,
+    parts: Mapping[str, Part],
+    isolated: Mapping[str, MakeHost],
+    recorder: Recorder,
 ) -> Machine:
     clock = MachineClock(time.monotonic_ns, _wall_s)
     notify = partial(_notify, vm.name)
     try:
-        return assemble(vm.name, description, parts, clock, notify, recorder.add)
+        functions = vm.protocol == VFIO_USER
+        machine = assemble(
+            vm.name,
+            description,
+            parts,
+            clock,
+            notify,
+            recorder.add,
+            own_memories=functions,
+            isolated=isolated,
+        )
+        if functions:
+            check_functions(machine)
     except MachineError as error:
         raise ConfigError([f"{vm.machine}: {problem}" for problem in error.problems]) from error
+    return machine
 
 
 def _wall_s() -> float:
@@ -215,6 +264,8 @@ async def serve(
     notifier: Notifier,
     limiter: RateLimiter,
     passed: Mapping[str, list[socket.socket]],
+    succeed: Callable[[], None] = lambda: None,
+    saved: Changes | None = None,
 ) -> None:
     """Serve until a signal ends it.
 
@@ -223,7 +274,9 @@ async def serve(
         notifier: the service manager.
         limiter: the log's, whose counts are reported.
         passed: listening sockets that the service manager opened, by name
-            (`exit.VM`, `control`).
+            (`exit.VM`, `function.VM.DEVICE`, `control`).
+        succeed: called as soon as the sockets are ours.
+        saved: what tells that plugins may have been saved, if that is watched.
 
     Raises:
         ConfigError: a socket cannot be bound.
@@ -231,25 +284,31 @@ async def serve(
     log = structlog.get_logger()
     with contextlib.ExitStack() as sockets:
         for vm in daemon.config.vm:
-            for listener in _listeners(sockets, passed, f"exit.{vm.name}", vm.socket, socket.SOCK_SEQPACKET):
-                daemon.attachments[vm.name].listen(listener)
+            _listen(sockets, passed, vm, daemon.attachments[vm.name])
         control = [
             trio.SocketListener(trio.socket.from_stdlib_socket(listener))
             for listener in _listeners(
                 sockets, passed, "control", daemon.config.daemon.control, socket.SOCK_STREAM
             )
         ]
+        for machine in daemon.machines.values():
+            for host in machine.hosts.values():
+                sockets.callback(host.close)
+        succeed()
         daemon.watchdog.start()
         sockets.callback(daemon.watchdog.stop)
         async with trio.open_nursery() as nursery:
-            await nursery.start(_handle_signals, daemon)
+            await nursery.start(_handle_signals, daemon, notifier)
             nursery.start_soon(daemon.pump.run)
             for attachment in daemon.attachments.values():
                 nursery.start_soon(attachment.run)
+                nursery.start_soon(keep_restarting, attachment.machine, attachment.inject)
             for task in daemon.device_tasks:
                 nursery.start_soon(task.run)
             nursery.start_soon(Server(Service.of(interface(daemon))).run, control)
             nursery.start_soon(_report, daemon, notifier, limiter)
+            if saved is not None:
+                nursery.start_soon(follow, daemon.reloader, saved)
             if notifier.watchdog_s is not None:
                 nursery.start_soon(_feed_watchdog, daemon, notifier)
             gc.collect()
@@ -269,6 +328,22 @@ async def serve(
     limiter.report(final=True)
 
 
+def _listen(
+    stack: contextlib.ExitStack,
+    passed: Mapping[str, list[socket.socket]],
+    vm: VmConfig,
+    attachment: Attachment,
+) -> None:
+    if isinstance(attachment, VmAttachment):
+        for listener in _listeners(stack, passed, f"exit.{vm.name}", vm.socket, socket.SOCK_SEQPACKET):
+            attachment.listen(listener)
+    elif isinstance(attachment, FunctionsAttachment):
+        for device in attachment.functions:
+            name, path = f"function.{vm.name}.{device}", vm.socket / device
+            for listener in _listeners(stack, passed, name, path, socket.SOCK_STREAM):
+                attachment.listen(device, listener)
+
+
 def _listeners(
     stack: contextlib.ExitStack,
     passed: Mapping[str, list[socket.socket]],
@@ -286,18 +361,21 @@ def _listeners(
 
 
 async def _handle_signals(
-    daemon: Daemon, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    daemon: Daemon,
+    notifier: Notifier,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    actions: dict[int, Callable[[], None]] = {
-        signal.SIGTERM: daemon.stopping.set,
-        signal.SIGINT: daemon.stopping.set,
-        signal.SIGUSR2: partial(_dump, daemon),
-        signal.SIGHUP: _refuse_reload,
-    }
-    with trio.open_signal_receiver(*actions) as received:
-        task_status.started()
-        async for number in received:
-            actions[number]()
+    async with trio.open_nursery() as nursery:
+        actions: dict[int, Callable[[], None]] = {
+            signal.SIGTERM: daemon.stopping.set,
+            signal.SIGINT: daemon.stopping.set,
+            signal.SIGUSR2: partial(_dump, daemon),
+            signal.SIGHUP: partial(nursery.start_soon, _reload, daemon, notifier),
+        }
+        with trio.open_signal_receiver(*actions) as received:
+            task_status.started()
+            async for number in received:
+                actions[number]()
 
 
 async def _report(daemon: Daemon, notifier: Notifier, limiter: RateLimiter) -> None:
@@ -316,10 +394,12 @@ async def _feed_watchdog(daemon: Daemon, notifier: Notifier) -> None:
         await trio.sleep(notifier.watchdog_s)
 
 
-def _refuse_reload() -> None:
-    """SIGHUP: nothing can be loaded anew yet, and guests must not pay for the question."""
-    reason = "plugins and machine files are read at start only"
-    structlog.get_logger().warning("reload_refused", reason=reason)
+async def _reload(daemon: Daemon, notifier: Notifier) -> None:
+    """SIGHUP: plugins whose files have changed; each has an event of its own."""
+    notifier.reloading()
+    changed = await daemon.reloader.reload_changed()
+    structlog.get_logger().info("plugins_reloaded", changed=changed, not_reloaded=NOT_RELOADED)
+    notifier.ready(daemon.status())
 
 
 def _dump(daemon: Daemon) -> None:

@@ -8,6 +8,7 @@ before, by device and register name.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -26,13 +27,12 @@ from attrs import define, field
 
 from mmiod.ctl.client import Client
 from mmiod.ctl.commands import show_exits, show_statistics
+from mmiod.demo_tpm import Conversation, Tpm
 from mmiod.plugins.loader import bundled_directories
 
 FIRMWARE: Final = (Path("/usr/share/seabios/bios-256k.bin"), Path("/usr/share/qemu/bios-256k.bin"))
 """Stock SeaBIOS, where Debian's packages put it."""
 CONSOLE: Final = "debugcon"
-TPM_COMMAND: Final = ("tpm", "ctrl_start", "w")
-"""The access that starts a command."""
 LAST_LINES: Final = ("No bootable device.", "The tiny guest is done.")
 """What SeaBIOS, or our own guest, says last."""
 RESET_VECTOR: Final = bytes.fromhex("ea 00 00 00 f0").ljust(16, b"\0")
@@ -42,6 +42,8 @@ START_S: Final = 15.0
 LOG_WIDTH: Final = 70
 SHOWN_REGISTERS: Final = 3
 
+TPM_BACKEND: Final = 'tpm = "swtpm"'
+"""In pc-tpm.toml; the demo's swtpm has a second client, so it is the demo's own."""
 CONFIG: Final = """\
 [daemon]
 control = "{directory}/control"
@@ -60,16 +62,19 @@ def run(*, memory_mib: int, as_json: bool) -> int:
     firmware = next((path for path in FIRMWARE if path.is_file()), None)
     if not as_json:
         print(_introduction(firmware, memory_mib))
-    with ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="mmiod-demo-"))
-        control = _start_daemon(stack, Path(directory))
-        _start_hypervisor(stack, Path(directory), firmware or _tiny_guest(Path(directory)), memory_mib)
-        shown = _follow(stack, control, as_json=as_json)
-        client = Client(str(control))
-        stack.callback(client.close)
-        statistics, exits = client.call("GetStatistics"), client.call("ListExits")
+    with ExitStack() as outer, tempfile.TemporaryDirectory(prefix="mmiod-demo-") as name:
+        directory, memory = Path(name), guest_ram(outer, memory_mib)
+        tpm = Tpm.start(outer, directory, memory)
+        with ExitStack() as stack:
+            control = _start_daemon(stack, directory, tpm)
+            start_hypervisor(stack, directory, firmware or tiny_guest(directory), memory_mib, memory)
+            shown = _follow(stack, control, as_json=as_json)
+            client = Client(str(control))
+            stack.callback(client.close)
+            statistics, exits = client.call("GetStatistics"), client.call("ListExits")
+        measured = _measured(tpm, shown)
     if as_json:
-        told = {"finished": shown.ended, "tpm_commands": shown.tpm_commands}
+        told = {"finished": shown.ended, "tpm_commands": shown.tpm.commands, "tpm": measured}
         print(json.dumps({**told, "statistics": statistics, "exits": exits}))
     else:
         print()
@@ -78,6 +83,7 @@ def run(*, memory_mib: int, as_json: bool) -> int:
         if not any(totals["unsupported"] for totals in exits["totals"]):
             print("unsupported instructions: none")
         print(_verdict(shown))
+        print(measured)
     return 0 if shown.ended else 1
 
 
@@ -90,52 +96,76 @@ def _introduction(firmware: Path | None, memory_mib: int) -> str:
 def _verdict(shown: Lines) -> str:
     if not shown.ended:
         return f"\nThe firmware did not reach its end within {PATIENCE_S:.0f} s."
-    measured = f"  It sent the TPM {shown.tpm_commands} commands." if shown.tpm_commands else ""
-    return f"\nThe firmware reached its end: nothing to boot from, and every device was Python.{measured}"
+    return "\nThe firmware reached its end: nothing to boot from, and every device was Python."
+
+
+def _measured(tpm: Tpm | None, shown: Lines) -> str:
+    return "TPM: none, as swtpm is not installed." if tpm is None else tpm.verdict(shown.tpm)
 
 
 # --- processes -------------------------------------------------------------------------------
 
 
-def _start_daemon(stack: ExitStack, directory: Path) -> Path:
-    """Start it, and wait for its READY=1 as a service manager does; the control socket's path.
+def guest_ram(stack: ExitStack, memory_mib: int) -> int:
+    """The guest's RAM, as a hypervisor wants it: of a size that stays."""
+    descriptor = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    stack.callback(os.close, descriptor)
+    os.ftruncate(descriptor, memory_mib << 20)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
+
+
+def _start_daemon(stack: ExitStack, directory: Path, tpm: Tpm | None) -> Path:
+    """Start it, with the TPM if there is one; the control socket's path."""
+    machine = config_folder() / "machines" / "pc.toml"
+    if tpm is not None:
+        machine = shutil.copytree(machine.parent, directory / "machines") / "pc-tpm.toml"
+        ours = f'tpm = "swtpm-socket:{tpm.data},{tpm.control}"'
+        machine.write_text(machine.read_text().replace(TPM_BACKEND, ours))
+    return serve(stack, directory, CONFIG.format(directory=directory, machine=machine))
+
+
+def serve(stack: ExitStack, directory: Path, text: str) -> Path:
+    """Start a daemon with this configuration, and wait for it; the control socket's path.
 
     Raises:
         TimeoutError: it did not start; its log says why.
     """
-    with_tpm = shutil.which("swtpm") is not None
-    machine = _config() / "machines" / ("pc-tpm.toml" if with_tpm else "pc.toml")
     config = directory / "mmiod.toml"
-    config.write_text(CONFIG.format(directory=directory, machine=machine))
+    config.write_text(text)
     notifications = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     notifications.bind(str(directory / "notify"))
     notifications.settimeout(START_S)
-    _spawn(stack, ["-m", "mmiod", "serve", "--config", str(config)], NOTIFY_SOCKET=str(directory / "notify"))
+    spawn(stack, ["-m", "mmiod", "serve", "--config", str(config)], NOTIFY_SOCKET=str(directory / "notify"))
     while b"READY=1" not in notifications.recv(4096):
         pass
     return directory / "control"
 
 
-def _tiny_guest(directory: Path) -> Path:
+def tiny_guest(directory: Path) -> Path:
     """An image of 64 KiB: config/guests/tiny.S, and a jump to it at the reset vector."""
-    code = (_config() / "guests" / "tiny.bin").read_bytes()
+    code = (config_folder() / "guests" / "tiny.bin").read_bytes()
     image = directory / "tiny.img"
     image.write_bytes(code.ljust(0xFFF0, b"\0") + RESET_VECTOR)
     return image
 
 
-def _config() -> Path:
+def config_folder() -> Path:
     """The folder of machine files that comes with mmiod, beside the bundled devices."""
     return bundled_directories()[0].parent / "config"
 
 
-def _start_hypervisor(stack: ExitStack, directory: Path, firmware: Path, memory_mib: int) -> None:
+def start_hypervisor(stack: ExitStack, directory: Path, firmware: Path, memory_mib: int, memory: int) -> None:
+    """Boot on the daemon's socket in a folder; `memory` is the descriptor of the guest's RAM."""
     command = ["-m", "mmiod.vmm", "--socket", str(directory / "demo.exit"), "--vm", "demo"]
-    _spawn(stack, [*command, "--memory", str(memory_mib), "--firmware", str(firmware)])
+    ram = ["--memory", str(memory_mib), "--memory-fd", str(memory)]
+    spawn(stack, [*command, *ram, "--firmware", str(firmware)], memory)
 
 
-def _spawn(stack: ExitStack, arguments: Sequence[str], **environment: str) -> None:
-    process = subprocess.Popen([sys.executable, *arguments], env={**os.environ, **environment})
+def spawn(stack: ExitStack, arguments: Sequence[str], *descriptors: int, **environment: str) -> None:
+    """Start a Python program that ends with the stack."""
+    command = [sys.executable, *arguments]
+    process = subprocess.Popen(command, env={**os.environ, **environment}, pass_fds=descriptors)
 
     def end() -> None:
         process.terminate()
@@ -169,17 +199,17 @@ class Lines:
 
     columns: int
     ended: bool = False
-    tpm_commands: int = 0
+    tpm: Conversation = field(factory=Conversation)
     _text: str = ""
     _traffic: Counter[str] = field(factory=Counter)
 
     def take(self, access: Object) -> Iterator[str]:
         """One access: a line, if it ends one."""
+        self.tpm.take(access)
         if access["device"] != CONSOLE:
             arrow = "r" if access["direction"] == "read" else "w"
             name = access["register"] or access["region"] or access["space"]
             self._traffic[f"{access['device'] or 'unclaimed'}.{name} {arrow}"] += 1
-            self.tpm_commands += (access["device"], name, arrow) == TPM_COMMAND
             return
         if access["direction"] == "read":
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import attrs
@@ -12,7 +13,7 @@ from mmiod import __main__, config, daemon
 from mmiod.config import Config, DaemonConfig, VmConfig
 from mmiod.errors import ConfigError
 from mmiod.machine.address_map import Policy
-from mmiod.machine.description import DeviceDescription, Placement
+from mmiod.machine.description import DeviceDescription, ImageDescription, Placement
 from mmiod.values import Space
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         [[vm]]
         name = "a b"
         socket = 1
+        protocol = "vfio"
         color = "blue"
         [daemon]
         plugins = "devices"
@@ -64,7 +66,8 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         "vm[0].name: 'a b': a VM's name is 1 to 31 letters, digits, _ . -",
         "vm[0].machine: is missing",
         "vm[0].socket: 1 is not a path",
-        "vm[0]: unknown color; known are name, machine, socket",
+        "vm[0].protocol: 'vfio': there are exit, vfio-user",
+        "vm[0]: unknown color; known are name, machine, socket, protocol",
         "daemon.plugins: 'devices' is not an array",
         "daemon.hook_deadline_ms: 1.5 is no integer",
         "daemon.rep_bound: 0 is not within 1..1024",
@@ -102,6 +105,7 @@ def test_names_and_sockets_are_unique(tmp_path: Path) -> None:
 
 BOUNDS = {
     "hook_deadline_ms": (1, 60_000),
+    "access_deadline_ms": (1, 4000),
     "reconnect_grace_s": (0, 86_400),
     "recorder_capacity": (1, 1 << 24),
     "rep_bound": (1, 1024),
@@ -164,7 +168,7 @@ def test_everything_wrong_in_a_machine_file_is_told_at_once(tmp_path: Path) -> N
     path = written(
         tmp_path,
         """
-        wires = { "a.b" = 5 }
+        wires = { "a.b" = 5, "a.c" = ["x", 6] }
         [devices]
         b = 5
         [devices.a]
@@ -172,7 +176,7 @@ def test_everything_wrong_in_a_machine_file_is_told_at_once(tmp_path: Path) -> N
         at = { main = "foo:1", b = "pio", c = "pio:zz", d = "pio:0x10000", e = "mmio:-1" }
         slot = "0:0"
         config = 5
-        streams = { a = 1 }
+        streams = { a = 1, b = { kind = "pty", path = "x" }, c = { kind = "block", read_only = 1, size = 2 } }
         foo = 1
         [[unclaimed]]
         space = "xyz"
@@ -183,6 +187,7 @@ def test_everything_wrong_in_a_machine_file_is_told_at_once(tmp_path: Path) -> N
     )
     assert {
         "wires['a.b']: 5 is not a text",
+        "wires['a.c'][1]: 6 is not a text",
         "devices['b']: 5 is not a table",
         "devices['a'].plugin: 5 is not a text",
         "devices['a'].at['main']: 'foo' is no address space; there are mmio, pio, pci_config, msr",
@@ -192,11 +197,43 @@ def test_everything_wrong_in_a_machine_file_is_told_at_once(tmp_path: Path) -> N
         "devices['a'].at['e']: -1 is outside mmio, which ends at 0xffffffffffffffff",
         "devices['a'].slot: '0:0': a slot is \"00:01.0\", bus:device.function",
         "devices['a'].config: 5 is not a table",
-        "devices['a'].streams['a']: 1 is not a text",
+        "devices['a'].streams['a']: 1: a backend is a text (\"pty\") or a table ({ kind = \"block\", ... })",
+        "devices['a'].streams['b'].kind: 'pty': a table is a backend of kind 'block'; others are a text",
+        "devices['a'].streams['c'].read_only: 1 is not true or false",
+        "devices['a'].streams['c'].path: is missing",
+        "devices['a'].streams['c']: unknown size; known are kind, path, read_only",
         "unclaimed[0].space: 'xyz' is no address space; there are mmio, pio, pci_config, msr",
         "unclaimed[0].base: 'a' is no number",
         "unclaimed[0].policy: 'q' is no policy; there are ones, zeros, ignore, forward",
     } < set(problems(path, "load_machine"))
+
+
+def test_wires_have_one_sink_or_several(tmp_path: Path) -> None:
+    """A text, or an array of texts."""
+    path = written(tmp_path, '[devices]\n[wires]\n"a.irq" = "b.ir0"\n"c.irq" = ["b.ir1", "hypervisor.3"]\n')
+    assert {"a.irq": "b.ir0", "c.irq": ("b.ir1", "hypervisor.3")} == config.load_machine(path).wires
+
+
+def test_backends_are_texts_or_tables(tmp_path: Path) -> None:
+    """A table is for an image, which has options."""
+    text = """
+        [devices.disk]
+        plugin = "x"
+        streams = { a = "pty", b = { kind = "block", path = "i", read_only = true } }
+        """
+    streams = config.load_machine(written(tmp_path, text)).devices["disk"].streams
+    assert {"a": "pty", "b": ImageDescription("block", "i", read_only=True)} == streams
+    assert ["pty", "block:i (read only)"] == [str(spec) for spec in streams.values()]
+
+
+def test_isolation_is_one_of_two(tmp_path: Path) -> None:
+    """Inline, if nothing is said; a wrong word is told with the right ones."""
+    text = '[devices.a]\nplugin = "x"\n[devices.b]\nplugin = "x"\nisolation = "process"\n'
+    devices = config.load_machine(written(tmp_path, text)).devices
+    assert ["inline", "process"] == [device.isolation for device in devices.values()]
+    assert ["devices['a'].isolation: 'thread': there are inline, process"] == problems(
+        written(tmp_path, '[devices.a]\nplugin = "x"\nisolation = "thread"\n'), "load_machine"
+    )
 
 
 def test_device_names_are_checked(tmp_path: Path) -> None:
@@ -307,8 +344,10 @@ def test_missing_machine_file_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda path: path.stem)
 def test_bundled_machines_are_right(tmp_path: Path, machine: Path) -> None:
-    """Each can be built."""
-    path = written(tmp_path, VM.replace("one.toml", str(machine)))
+    """Each can be built, with the image that it names."""
+    shutil.copytree(machine.parent, tmp_path / "machines")
+    (tmp_path / "machines" / "disk.img").write_bytes(bytes(512))
+    path = written(tmp_path, VM.replace("one.toml", f"machines/{machine.name}"))
     assert {"one"} == set(daemon.build(config.load(path)).machines)
 
 
@@ -381,6 +420,27 @@ def test_extension_is_laid_over_its_base(tmp_path: Path) -> None:
     assert one.config == {"deep": {"x": 1, "y": 3}, "list": [1, 2, 4]}
     assert machine.wires == {"one.irq": "two.ir0"}
     assert [found.policy for found in machine.unclaimed] == [Policy.ONES, Policy.ZEROS]
+
+
+def test_extension_takes_out_what_is_false(tmp_path: Path) -> None:
+    """A device or a wire of the base is not there; a value that is false is a value."""
+    written(tmp_path, BASE + "[devices.two]\nplugin = 'c/d'\n[devices.two.config]\nx = true\n", "base.toml")
+    path = written(
+        tmp_path,
+        """
+        extends = "base.toml"
+        [devices]
+        one = false
+        two = { config = { x = false } }
+        [wires]
+        "one.irq" = false
+        """,
+        "over.toml",
+    )
+    machine = config.load_machine(path)
+    assert ["two"] == list(machine.devices)
+    assert {"x": False} == machine.devices["two"].config
+    assert {} == machine.wires
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The interface `io.mmiod`: what can be asked of the daemon, one handler each.
 
-Handlers look and change nothing; they run between two turns of the core.
+Handlers run between two turns of the core.  `Reload` and `Rollback` change something, and wait;
+all others look and change nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from time import monotonic_ns
 from typing import Any, Final
@@ -23,11 +24,13 @@ from mmiod.control.varlink import SERVICE, Failure
 from mmiod.machine.address_map import Range
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
+from mmiod.plugins.question import Rejected
+from mmiod.plugins.reload import Reloaded, UnknownPlugin
 from mmiod.trace import FilterError, parse
 from mmiod.values import Space
 
 NAME: Final = "io.mmiod"
-DOC: Final = """What a running mmiod can be asked; nothing here changes anything.
+DOC: Final = """What a running mmiod can be asked; Reload and Rollback change it, nothing else does.
 
 Addresses and values are unsigned and may have 64 bits or more.  Times are ns.
 """
@@ -48,6 +51,17 @@ def list_devices(daemon: Daemon, request: messages.OfVm) -> messages.Devices:
 def get_map(daemon: Daemon, request: messages.OfVm) -> messages.Map:
     """Every address space, holes included."""
     return messages.Map([reports.range_(machine, found) for machine, found in _ranges(daemon, request)])
+
+
+def list_functions(daemon: Daemon, request: messages.OfVm) -> messages.Functions:
+    """Every function behind vfio-user: its socket and who is attached."""
+    return messages.Functions(
+        [
+            reports.function(machine, function)
+            for machine in _machines(daemon, request)
+            for function in daemon.functions(machine.name).values()
+        ]
+    )
 
 
 def list_exits(daemon: Daemon, request: messages.OfVm) -> messages.Exits:
@@ -108,6 +122,40 @@ def get_statistics(daemon: Daemon, request: messages.OfVm) -> messages.Statistic
     )
 
 
+async def reload(daemon: Daemon, request: messages.PluginRequest) -> messages.Reloaded:
+    """Let a plugin's files, as they are now, serve all its devices, with the state they have."""
+    return await _replaced(request, daemon.reloader.reload)
+
+
+async def rollback(daemon: Daemon, request: messages.PluginRequest) -> messages.Reloaded:
+    """Let a plugin's generation before serve again, with the state its devices have now."""
+    return await _replaced(request, daemon.reloader.rollback)
+
+
+async def _replaced(
+    request: messages.PluginRequest, action: Callable[[str], Awaitable[Reloaded]]
+) -> messages.Reloaded:
+    try:
+        done = await action(request.name)
+    except UnknownPlugin as error:
+        raise fail(NAME, messages.UnknownPlugin(request.name, error.known)) from None
+    except Rejected as error:
+        found = error.verdict
+        told = (found.file, found.line, found.reason or "", found.remedy)
+        raise fail(NAME, messages.ReloadRejected(request.name, *told)) from None
+    return messages.Reloaded(
+        done.plugin,
+        done.generation,
+        list(done.devices),
+        done.pause_us,
+        done.load_us,
+        done.accesses,
+        done.differing,
+        list(done.differences),
+        list(done.dropped),
+    )
+
+
 # --- who is meant ------------------------------------------------------------------------
 
 
@@ -159,15 +207,25 @@ def interface(daemon: Daemon) -> Interface:
             Command(name, request, reply, partial(handler, daemon), handler.__doc__, streams)
             for name, request, reply, handler, streams in COMMANDS
         ),
-        (messages.UnknownVm, messages.UnknownDevice, messages.InvalidFilter, messages.TooManyClients),
+        (
+            messages.UnknownVm,
+            messages.UnknownDevice,
+            messages.UnknownPlugin,
+            messages.ReloadRejected,
+            messages.InvalidFilter,
+            messages.TooManyClients,
+        ),
     )
 
 
 COMMANDS: Final[tuple[Row, ...]] = (
     ("ListDevices", messages.OfVm, messages.Devices, list_devices, False),
     ("GetMap", messages.OfVm, messages.Map, get_map, False),
+    ("ListFunctions", messages.OfVm, messages.Functions, list_functions, False),
     ("ListExits", messages.OfVm, messages.Exits, list_exits, False),
     ("Watch", messages.WatchRequest, messages.Watched, watch, True),
     ("ReadRegisters", messages.RegistersRequest, messages.Registers, read_registers, False),
     ("GetStatistics", messages.OfVm, messages.Statistics, get_statistics, False),
+    ("Reload", messages.PluginRequest, messages.Reloaded, reload, False),
+    ("Rollback", messages.PluginRequest, messages.Reloaded, rollback, False),
 )

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from mmiod.attach.flights import Flights
+from mmiod.attach.function import FunctionAttachment
 from mmiod.machine.machine import Machine
+from mmiod.plugins.reload import Reloader
 from mmiod.trace import Recorder
 
 
@@ -21,8 +23,15 @@ class Daemon(Protocol):
     def recorder(self) -> Recorder:
         """The traffic of all VMs."""
 
+    @property
+    def reloader(self) -> Reloader:
+        """What replaces plugins."""
+
     def flights(self, vm: str) -> Flights | None:
         """The exits of a VM's session; None while no hypervisor is attached."""
+
+    def functions(self, vm: str) -> Mapping[str, FunctionAttachment]:
+        """What a VM's hypervisor reaches by vfio-user, by device; nothing for the exit protocol."""
 
     def work(self, action: Callable[[], None]) -> None:
         """Run an action that calls a plugin's code: under the watchdog's eyes."""

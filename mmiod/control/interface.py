@@ -20,7 +20,7 @@ from cattrs.gen import make_dict_structure_fn
 from mmiod.control.varlink import SERVICE, Failure, Object
 
 Handler = Callable[..., Any]
-"""`handler(request)` gives the reply; that of a streaming command gives a `Stream`."""
+"""`handler(request)` gives the reply, perhaps awaited; that of a streaming command gives a `Stream`."""
 
 
 class Stream(Protocol):

@@ -73,6 +73,33 @@ class Devices:
     devices: list[Device]
 
 
+# --- functions behind vfio-user ------------------------------------------------------------
+
+
+@frozen
+class Function:
+    """A PCI function behind a socket: its place on the guest's bus, if the machine file gives one.
+
+    `client` is the process that is attached, `memory` what it has mapped, in bytes; `msix` says
+    whether the function has MSI-X.
+    """
+
+    vm: str
+    device: str
+    socket: str
+    slot: str | None
+    msix: bool
+    client: int | None
+    memory: int
+
+
+@frozen
+class Functions:
+    """All functions that hypervisors reach by vfio-user."""
+
+    functions: list[Function]
+
+
 # --- the address map ---------------------------------------------------------------------
 
 
@@ -179,6 +206,8 @@ class Access:
     status: str
     latency_ns: int
     pc: int | None
+    count: int = 1
+    """Accesses that the device took in one call; `value` then has their first 64 bytes."""
 
 
 @frozen
@@ -258,6 +287,35 @@ class Statistics:
     p99_ns: int | None
 
 
+# --- reload --------------------------------------------------------------------------------
+
+
+@frozen
+class PluginRequest:
+    """A plugin's name, or that of a device of it as DEVICE or VM/DEVICE."""
+
+    name: str
+
+
+@frozen
+class Reloaded:
+    """The plugin's new generation serves all `devices`; `pause_us` were without service.
+
+    `accesses` of late were repeated by both generations: the first `differences` of all that are
+    `differing`.  `dropped` is state that an older class does not know.
+    """
+
+    plugin: str
+    generation: int
+    devices: list[str]
+    pause_us: int
+    load_us: int
+    accesses: int
+    differing: int
+    differences: list[str]
+    dropped: list[str]
+
+
 # --- errors ------------------------------------------------------------------------------
 
 
@@ -282,6 +340,25 @@ class InvalidFilter:
     """The filter cannot be read."""
 
     reason: str
+
+
+@frozen
+class UnknownPlugin:
+    """There is no such plugin, and no one device of that name."""
+
+    name: str
+    known: list[str]
+
+
+@frozen
+class ReloadRejected:
+    """The old generation serves on; `file` and `line` (0) may be unknown."""
+
+    plugin: str
+    file: str
+    line: int
+    reason: str
+    remedy: str
 
 
 @frozen

@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 from mmiod.attach.flights import Flight, Flights
+from mmiod.attach.function import FunctionAttachment
 from mmiod.control import messages
 from mmiod.device import Register
 from mmiod.machine.address_map import Range
-from mmiod.machine.host import HookDeadlineExceeded, InlineHost
+from mmiod.machine.assembly import CONFIG_REGION
+from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
+from mmiod.machine.mark import HookDeadlineExceeded
 from mmiod.machine.ports import ServicePort, StreamPort
 from mmiod.values import DecodedExit, RawExit, Space
 
@@ -48,6 +51,27 @@ def device(machine: Machine, host: InlineHost) -> messages.Device:
         writes=counters.writes,
         errors=counters.refused + counters.faults,
     )
+
+
+def function(machine: Machine, attached: FunctionAttachment) -> messages.Function:
+    """One function behind vfio-user."""
+    name = attached.host.name
+    placed = machine.claims.get((name, CONFIG_REGION))
+    client = attached.client
+    return messages.Function(
+        vm=machine.name,
+        device=name,
+        socket=attached.path,
+        slot=None if placed is None else _slot(placed[1].base),
+        msix=attached.accesses.has_msix,
+        client=None if client is None else client.stream.peer[0],
+        memory=sum(slot.length for slot in attached.maps.memory.slots.values() if slot.storage is not None),
+    )
+
+
+def _slot(base: int) -> str:
+    """A place in configuration space as bus:device.function."""
+    return f"{base >> 20:02x}:{base >> 15 & 0x1F:02x}.{base >> 12 & 7}"
 
 
 def _ports(machine: Machine) -> Iterator[tuple[tuple[str, str], StreamPort | ServicePort]]:
@@ -126,7 +150,7 @@ def register(machine: Machine, host: InlineHost, declared: Register) -> messages
     outer = machine.mark.enter(host.name)
     try:
         try:
-            value = declared.__get__(host.device, type(host.device))
+            value = host.value_of(declared)
         finally:
             machine.mark.leave(outer)  # until its end the watchdog may interrupt, in here too
     except (Exception, HookDeadlineExceeded) as failure:  # noqa: BLE001  # a plugin may raise anything

@@ -7,6 +7,7 @@ hold anything of the daemon but its own buffers.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 import structlog
@@ -58,6 +59,8 @@ class Client:
         try:
             command = self.service.find(call)
             outcome = command.handler(structure(command.request, call.parameters))
+            if isinstance(outcome, Awaitable):
+                outcome = await outcome
         except Failure as failure:
             if not call.oneway:
                 await self.stream.send_all(encode_failure(failure))

@@ -59,7 +59,7 @@ class Watch:
     def _access(self, record: Record) -> Access:
         (
             time_ns, vm, vcpu, sequence, space, direction, address, size, value,
-            device, generation, register, status, latency_ns, pc,
+            device, generation, register, status, latency_ns, pc, count,
         ) = record  # fmt: skip
         region, offset = self._place(vm, device, space, address)
         return Access(
@@ -81,6 +81,7 @@ class Watch:
             status,
             latency_ns,
             pc if pc >= 0 else None,
+            count,
         )
 
     def _place(self, vm: str, device: str, space: int, address: int) -> tuple[str | None, int | None]:
@@ -89,7 +90,7 @@ class Watch:
         claim = machine.find(Space(space), address).claim if machine is not None else None
         if claim is None or claim.host.name != device:
             return None, None
-        return claim.region, address - claim.base
+        return claim.region, claim.offset(address)
 
     def _fields(
         self,

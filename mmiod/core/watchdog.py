@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from attrs import define, field
 
-from mmiod.machine.host import HookDeadlineExceeded, Mark
+from mmiod.machine.mark import HookDeadlineExceeded, Mark
 
 LOOKS_PER_DEADLINE: Final = 4
 PATIENCE: Final = 10

@@ -9,22 +9,25 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
+from mmiod.ctl import qemu
 from mmiod.ctl.attach import NotAttachable, attach, locate
 from mmiod.ctl.client import Client, Ended, NotRunning, Refused
-from mmiod.ctl.commands import COMMANDS, Parameters, Show, of_device
+from mmiod.ctl.commands import COMMANDS, Parameters, Show, of_device, of_plugin
 from mmiod.ctl.watch import show
+from mmiod.errors import PluginError
 
 SOCKET: Final = "/run/mmiod/control"
 
-REFUSED, GONE = 1, 3
+REFUSED, WRONG, GONE = 1, 2, 3
 
 EPILOG: Final = """\
 exit codes:
   0  done; a watch was ended by Ctrl-C, or by its reader; attach by Ctrl-]
-  1  the daemon refused: no such VM, device or register, a filter that cannot be read;
-     nothing to attach to
+  1  the daemon refused: no such VM, device or register, a filter that cannot be read,
+     a plugin that is not fit to serve; nothing to attach to
   2  the command line is wrong
   3  no daemon: it does not run, may not be reached, or went away meanwhile
 """
@@ -42,6 +45,8 @@ quote it, or the shell takes < > and * for itself
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code."""
     options = _parser().parse_args(arguments)
+    if options.alone is not None:
+        return int(options.alone(options))
     try:
         with closing(Client(options.socket)) as client:
             status: int = options.run(client, options)
@@ -59,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Refused as error:
         _complain(_explain(error))
         return REFUSED
-    except NotAttachable as error:
+    except (NotAttachable, qemu.NoFunctions) as error:
         _complain(str(error))
         return REFUSED
     except BrokenPipeError:
@@ -68,8 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "mmioctl", description="Look at a running mmiod.", epilog=EPILOG, formatter_class=_RAW
+        "mmioctl",
+        description="Look at a running mmiod, and reload its plugins.",
+        epilog=EPILOG,
+        formatter_class=_RAW,
     )
+    parser.set_defaults(alone=None)
     _add_common(parser, socket=SOCKET, json=False, vm=None)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, text, method, parameters, paragraphs in COMMANDS:
@@ -79,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         if parameters is of_device:
             command.add_argument("device", metavar="DEVICE", help="its name, or VM/NAME")
             command.add_argument("pattern", nargs="?", metavar="PATTERN", help="register names, with * and ?")
+        if parameters is of_plugin:
+            command.add_argument("name", metavar="NAME", help="the plugin's, or DEVICE or VM/DEVICE")
     text = "live traffic with register and field names"
     watch = commands.add_parser(
         "watch", help=text, description=text, epilog=FILTER_HELP, formatter_class=_RAW
@@ -87,12 +98,40 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("filter", nargs="*", metavar="FILTER", help="which accesses; all if left out")
     watch.add_argument("--oldest", action="store_true", help="begin with the oldest access that is kept")
     watch.set_defaults(run=_watch)
-    text = "your terminal on a device's stream, whose backend is unix:PATH; Ctrl-] ends"
+    text = "your terminal on a device's stream, whose backend is pty or unix:PATH; Ctrl-] ends"
     attached = commands.add_parser("attach", help=text, description=text)
     _add_common(attached)
     attached.add_argument("stream", metavar="DEVICE[.STREAM]", help="a device's name, or VM/NAME")
     attached.set_defaults(run=_attach)
+    text = "what a stock QEMU is started with to have the functions of a VM"
+    started = commands.add_parser("qemu-args", help=text, description=text)
+    _add_common(started)
+    started.add_argument("--memory", default="512M", metavar="SIZE", help="of the guest; default: 512M")
+    started.set_defaults(run=_qemu_arguments)
+    text = "an instruction: how it is decoded and what it accesses; no daemon is needed"
+    explained = commands.add_parser("explain", help=text, description=text)
+    _add_common(explained)
+    explained.add_argument("code", nargs="+", metavar="BYTES", help="in hex, in one word or several")
+    explained.add_argument("--mode", type=int, choices=[16, 32, 64], default=64, help="default: 64-bit code")
+    explained.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=NUMBER", help="registers that are not 0"
+    )
+    explained.set_defaults(alone=_explain_instruction)
+    _add_plugin(commands)
     return parser
+
+
+def _add_plugin(commands: Any) -> None:  # noqa: ANN401  # argparse has no public name for it
+    text = "a plugin's files; no daemon is needed"
+    plugin = commands.add_parser("plugin", help=text, description=text)
+    text = "write a device that runs, with its test, to begin with"
+    created = plugin.add_subparsers(metavar="ACTION", required=True).add_parser(
+        "new", help=text, description=text
+    )
+    created.add_argument("name", metavar="NAME", help="of the plugin: NAME.py and test_NAME.py are written")
+    created.add_argument("--pci", action="store_true", help="a PCI function, with its registers in BAR 0")
+    created.add_argument("--directory", default=".", help="where to; here if left out")
+    created.set_defaults(alone=_new_plugin)
 
 
 def _add_common(parser: argparse.ArgumentParser, **defaults: object) -> None:
@@ -142,6 +181,36 @@ def _attach(client: Client, options: argparse.Namespace) -> int:
     return GONE
 
 
+def _qemu_arguments(client: Client, options: argparse.Namespace) -> int:
+    answer = client.call("ListFunctions", vm=options.vm)
+    found = qemu.arguments(answer["functions"], options.memory)
+    print(json.dumps(found) if options.json else qemu.command_line(found), flush=True)
+    return 0
+
+
+def _explain_instruction(options: argparse.Namespace) -> int:
+    from mmiod.ctl import explain
+
+    try:
+        print(explain.answer(options.code, options.mode, options.set, as_json=options.json), flush=True)
+    except ValueError as error:
+        _complain(str(error))
+        return WRONG
+    return 0
+
+
+def _new_plugin(options: argparse.Namespace) -> int:
+    from mmiod.ctl import skeleton
+
+    try:
+        for path in skeleton.create(options.name, Path(options.directory), pci=options.pci):
+            print(path)
+    except PluginError as error:
+        _complain(str(error))
+        return WRONG
+    return 0
+
+
 def _explain(refused: Refused) -> str:
     """An error of the daemon in words."""
     name, parameters = refused.error.rpartition(".")[2], refused.parameters
@@ -149,12 +218,15 @@ def _explain(refused: Refused) -> str:
     if text is None:
         return f"the daemon refused: {refused.error} {json.dumps(parameters)}"
     known = ", ".join(parameters.get("known", ())) or "none"
-    return text.format_map({**parameters, "known": known})
+    place = ":".join(str(part) for part in (parameters.get("file"), parameters.get("line")) if part)
+    return text.format_map({**parameters, "known": known, "place": f"{place}: " if place else ""})
 
 
 _REFUSALS: Final = {
     "UnknownVm": "there is no VM {vm}; there are: {known}",
     "UnknownDevice": "{device} is not the name of one device; there are: {known}",
+    "UnknownPlugin": "{name} is neither a plugin nor the name of one device; there are: {known}",
+    "ReloadRejected": "{plugin} is not reloaded: {place}{reason}\n{remedy}",
     "InvalidFilter": "the filter cannot be read: {reason}",
     "TooManyClients": "the daemon serves {limit} control clients already",
 }

@@ -1,17 +1,21 @@
-"""`mmioctl attach`: a terminal on a device's stream, by the Unix socket that is its backend."""
+"""`mmioctl attach`: a terminal on a device's stream, by the socket or pseudo terminal that is its backend."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import select
+import signal
 import socket
 import stat
 import sys
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from mmiod.ctl.client import Object
@@ -19,6 +23,11 @@ from mmiod.ctl.client import Object
 ESCAPE: Final = b"\x1d"
 """Ctrl-]"""
 CHUNK: Final = 4096
+_TERMINALS: Final = Path("/dev/pts")
+_GONE: Final = frozenset({errno.EIO, errno.ECONNRESET, errno.EPIPE})
+"""The far side has closed; EIO is that of a pseudo terminal."""
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
+"""What ends us from outside: the terminal is as before then, too."""
 
 
 class NotAttachable(Exception):
@@ -38,12 +47,21 @@ def locate(answer: Object, wanted: str) -> tuple[str, str]:
         raise NotAttachable(f"{wanted} is not one stream that has a backend; there are: {known}")
     ((name, backend),) = named
     path = backend["where"]
-    if path is None or not Path(path).exists() or not stat.S_ISSOCK(Path(path).stat().st_mode):
+    if not path or not _attachable(path):
         there = f", which is at {path}" if path else ""
         raise NotAttachable(
-            f'{name} has backend "{backend["backend"]}"{there}: only unix:PATH can be attached'
+            f'{name} has backend "{backend["backend"]}"{there}: only pty and unix:PATH can be attached'
         )
     return name, path
+
+
+def _attachable(path: str) -> bool:
+    """Whether there is a socket or a terminal."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and Path(path).resolve().parent == _TERMINALS)
 
 
 def _names(stream: str) -> set[str]:
@@ -54,12 +72,47 @@ def _names(stream: str) -> set[str]:
 
 
 def attach(name: str, path: str) -> bool:
-    """Join terminal and stream until Ctrl-] or the far end; whether it was we who ended it."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
-        stream.connect(path)
+    """Join terminal and stream until Ctrl-] or the far end; whether it was we who ended it.
+
+    Raises:
+        NotAttachable: it cannot be opened, or another `mmioctl` has the pseudo terminal.
+    """
+    with _opened(name, path) as stream:
         print(f"attached to {name}; Ctrl-] ends", file=sys.stderr, flush=True)
         with _raw(sys.stdin.fileno()):
             return _join(stream, sys.stdin.fileno(), sys.stdout.fileno())
+
+
+@contextmanager
+def _opened(name: str, path: str) -> Iterator[int]:
+    """A descriptor of the stream."""
+    try:
+        descriptor = _connect(path) if Path(path).is_socket() else _open(path)
+    except OSError as error:
+        busy = error.errno == errno.EWOULDBLOCK
+        reason = "somebody else is attached" if busy else error.strerror
+        raise NotAttachable(f"{name}, which is at {path}: {reason}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _connect(path: str) -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.connect(path)
+        return stream.detach()
+
+
+def _open(path: str) -> int:
+    """A pseudo terminal, for us alone: two readers would each get a part."""
+    descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 @contextmanager
@@ -69,19 +122,27 @@ def _raw(descriptor: int) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(descriptor)
+    handlers = [(number, signal.signal(number, _end)) for number in _SIGNALS]
     tty.setraw(descriptor)
     try:
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # it has gone itself: SIGHUP
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        for number, handler in handlers:
+            signal.signal(number, handler)
 
 
-def _join(stream: socket.socket, source: int, sink: int) -> bool:
-    watched: list[int | socket.socket] = [stream, source]
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _join(stream: int, source: int, sink: int) -> bool:
+    watched = [stream, source]
     while True:
         ready, _, _ = select.select(watched, (), ())
         if stream in ready:
-            data = stream.recv(CHUNK)
+            data = _read(stream)
             if not data:
                 return False
             _write(sink, data)
@@ -90,9 +151,31 @@ def _join(stream: socket.socket, source: int, sink: int) -> bool:
             if not typed:
                 watched.remove(source)  # what is piped in has ended; the stream goes on
             before, escape, _ = typed.partition(ESCAPE)
-            stream.sendall(before)
+            if not _send(stream, before):
+                return False
             if escape:
                 return True
+
+
+def _read(stream: int) -> bytes:
+    """What has come; nothing once the far side has gone."""
+    try:
+        return os.read(stream, CHUNK)
+    except OSError as error:
+        if error.errno in _GONE:
+            return b""
+        raise
+
+
+def _send(stream: int, data: bytes) -> bool:
+    """Whether the far side is still there."""
+    try:
+        _write(stream, data)
+    except OSError as error:
+        if error.errno in _GONE:
+            return False
+        raise
+    return True
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -28,6 +28,11 @@ def of_device(options: argparse.Namespace) -> dict[str, str | None]:
     return {"vm": vm or options.vm, "device": device, "pattern": options.pattern}
 
 
+def of_plugin(options: argparse.Namespace) -> dict[str, str | None]:
+    """About one plugin, given by its name or a device's."""
+    return {"name": options.name}
+
+
 def show_devices(answer: Object) -> Iterator[str]:
     """One line per device, one per backend, and why some do not serve."""
     yield table(
@@ -74,6 +79,28 @@ def _where(region: Object) -> str:
     if region["base"] is None:
         return f"{region['name']}:unplaced"
     return f"{region['space']}:{region['base']:#x}+{region['length']:#x}"
+
+
+def show_functions(answer: Object) -> Iterator[str]:
+    """One line per function behind vfio-user."""
+    if not answer["functions"]:
+        yield 'no VM has protocol = "vfio-user"'
+        return
+    yield table(
+        ("VM", "DEVICE", "SLOT", "CLIENT", "MEMORY", "SOCKET"),
+        (
+            (
+                found["vm"],
+                found["device"],
+                found["slot"] or "-",
+                "-" if found["client"] is None else f"pid {found['client']}",
+                f"{found['memory'] >> 20} MiB",
+                found["socket"],
+            )
+            for found in answer["functions"]
+        ),
+        frozenset({"MEMORY"}),
+    )
 
 
 def show_map(answer: Object) -> Iterator[str]:
@@ -174,6 +201,22 @@ def show_statistics(answer: Object) -> Iterator[str]:
         )
 
 
+def show_reloaded(answer: Object) -> Iterator[str]:
+    """What serves now, and what it does otherwise."""
+    yield (
+        f"{answer['plugin']}: generation {answer['generation']} serves {', '.join(answer['devices'])}; "
+        f"the pause was {answer['pause_us']} us"
+    )
+    if answer["accesses"]:
+        more = answer["differing"] - len(answer["differences"])
+        repeated = f"the last {answer['accesses']} accesses, repeated by both generations"
+        lines = [f"{repeated}: {answer['differing']} differences"]
+        lines += [f"  {difference}" for difference in answer["differences"]]
+        yield "\n".join(lines + [f"  and {more} more"] * bool(more))
+    if answer["dropped"]:
+        yield "dropped, as this class has none: " + ", ".join(answer["dropped"])
+
+
 _COUNTERS = ("reads", "writes", "refused", "faults")
 
 
@@ -188,8 +231,11 @@ def _latency(found: Object) -> tuple[str, str]:
 COMMANDS: Final[tuple[tuple[str, str, str, Parameters, Show], ...]] = (
     ("devices", "devices: where they are, what they did", "ListDevices", of_vm, show_devices),
     ("map", "the address map, holes included", "GetMap", of_vm, show_map),
+    ("functions", "PCI functions for QEMU: sockets, clients", "ListFunctions", of_vm, show_functions),
     ("exits", "exits in flight, and how many there were", "ListExits", of_vm, show_exits),
     ("registers", "a device's registers, without side effect", "ReadRegisters", of_device, show_registers),
     ("statistics", "accesses and latencies of each device", "GetStatistics", of_vm, show_statistics),
+    ("reload", "let a plugin's edited files serve, while guests run", "Reload", of_plugin, show_reloaded),
+    ("rollback", "let a plugin's generation before serve again", "Rollback", of_plugin, show_reloaded),
 )
 """Each but `watch`: name, help, method, its parameters, its answer for people."""

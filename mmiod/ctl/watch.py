@@ -13,7 +13,9 @@ from mmiod.ctl.text import duration, fields, hexadecimal
 REPORT_NS: Final = 1_000_000_000
 """Guest time after which repetitions that do not end are told."""
 DEVICES_SHOWN: Final = 6
-_SAME: Final = ("vm", "vcpu", "space", "address", "direction", "size", "value", "device", "status", "pc")
+_SAME: Final = (
+    "vm", "vcpu", "space", "address", "direction", "size", "count", "value", "device", "status", "pc",
+)  # fmt: skip
 """What makes two accesses the same line; time, sequence and latency differ always."""
 _ARROWS: Final = {"read": "->", "write": "<-"}
 _BOLD, _RED, _DIM, _OFF = "\x1b[1m", "\x1b[31m", "\x1b[2m", "\x1b[m"
@@ -94,7 +96,7 @@ def line(access: Object, *, colour: bool = False) -> str:
         fields({name: value for name, value in access["fields"].items() if value}),
         _paint(status, _RED, colour),
         f"{access['space']}:{_place(access)}",
-        f"{access['size']}B",
+        f"{access['size']}B" if access["count"] == 1 else f"{access['count']}x{access['size']}B",
         duration(access["latency_ns"]),
         "" if access["pc"] is None else f"pc={access['pc']:#x}",
     ]

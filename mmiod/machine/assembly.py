@@ -17,6 +17,7 @@ from mmiod.machine.context import DeviceContext
 from mmiod.machine.description import DeviceDescription, MachineDescription, Sinks
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine, Record
+from mmiod.machine.snapshot import take
 from mmiod.machine.wires import expand, hypervisor_line_of, vcpu_of
 from mmiod.values import Space
 
@@ -82,6 +83,7 @@ def _inline(described: DeviceDescription, machine: Machine, name: str, part: Par
     plugin, config = part
     context = DeviceContext(machine, name)
     device = plugin(context, config)
+    take(device)  # compiles what the journal's snapshots will use, and sees that it can be saved
     number = len(machine.hosts) + 1
     return InlineHost(name, described.plugin, device, machine, number=number, journal=context.journal)
 

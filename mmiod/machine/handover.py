@@ -17,8 +17,9 @@ from mmiod.device import Device, Region
 from mmiod.errors import MachineError, RestoreError
 from mmiod.machine.address_map import Claim, build
 from mmiod.machine.held import HeldContext
-from mmiod.machine.host import HookDeadlineExceeded, InlineHost
+from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
+from mmiod.machine.mark import HookDeadlineExceeded
 from mmiod.machine.restart import resume
 from mmiod.machine.snapshot import fit, give, take
 from mmiod.values import Space

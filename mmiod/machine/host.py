@@ -11,15 +11,17 @@ so that waiting is the caller's business: see `core/run.py`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Callable, Mapping
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, ParamSpec, Protocol, TypeVar
 
 from attrs import define, field, frozen
 
 from mmiod.device import Device, IrqOutput, Pending, Region
+from mmiod.device.dispatch import RegisterAnswerer
 from mmiod.machine.inputs import INPUTS, QUESTIONS, Input
 from mmiod.machine.journal import DONE, LIMIT, Journal
+from mmiod.machine.mark import HookDeadlineExceeded, Mark, reason_of
 from mmiod.machine.replay import Replay
 from mmiod.machine.snapshot import give, take
 from mmiod.values import READ, WRITE, Direction, ones
@@ -49,54 +51,6 @@ class Busy(enum.Enum):
 
 BUSY: Final = Busy.BUSY
 """The device owes another answer first: nothing was done, ask again."""
-
-
-class HookDeadlineExceeded(BaseException):
-    """Raised by the watchdog thread inside a hook that runs for too long.
-
-    Not an `Exception`, so that a plugin's own `except Exception` does not catch it.
-    """
-
-
-class RemoteError(Exception):
-    """A hook failed in another process: the text has the type and the reason."""
-
-
-def reason_of(error: BaseException) -> str:
-    """What is told of a hook's failure."""
-    return str(error) if isinstance(error, RemoteError) else f"{type(error).__name__}: {error}"
-
-
-@define(eq=False)
-class Mark:
-    """What runs now, for the watchdog: a hook of device `name` since `since_ns`, 0 if none.
-
-    `serial` changes whenever that does.  The watchdog compares it and raises without a
-    point in between where the GIL could change hands, so that a hook that has ended is
-    never interrupted.
-    """
-
-    name: str = ""
-    since_ns: int = 0
-    serial: int = 0
-    running: MutableSequence[int] | memoryview = field(factory=lambda: [0])
-    """One place, which outlives the process: the number of the device that has an input, 0 if none."""
-
-    def enter(self, name: str) -> tuple[str, int, int]:
-        """A hook begins; what ran around it is for `leave`."""
-        now = perf_counter_ns()
-        outer = (self.name, self.since_ns, now)
-        self.serial += 1
-        self.name, self.since_ns = name, now
-        return outer
-
-    def leave(self, outer: tuple[str, int, int]) -> None:
-        """The hook is over; its time is not that of the hook around it."""
-        name, since_ns, entered_ns = outer
-        if since_ns:
-            since_ns += perf_counter_ns() - entered_ns
-        self.serial += 1
-        self.name, self.since_ns = name, since_ns
 
 
 @define(eq=False)
@@ -321,7 +275,12 @@ class InlineHost:
         """The name of the register that an access meets, "" if there is none."""
         if self.failure is not None:
             return ""
-        at: Callable[[Device, int, Direction, int], Claimant | None] = self.device.answerers[region].at
+        answerer = self.device.answerers[region]
+        if isinstance(answerer, RegisterAnswerer):
+            candidates = answerer.candidates(offset, direction)
+            if len(candidates) == 1 and candidates[0].when is None and not candidates[0].whole:
+                return candidates[0].name  # nothing of the plugin's decides
+        at: Callable[[Device, int, Direction, int], Claimant | None] = answerer.at
         found = self.guarded(at, None, self.device, offset, direction, size)
         return found.name if found is not None else ""
 
@@ -364,7 +323,7 @@ class InlineHost:
     def relive(self) -> Relived | None:
         """A new device where the journal ends; None if it failed on the way."""
         self.failure = None
-        replay = Replay(self.journal.entries, self.journal.owing)
+        replay = Replay(self.journal.entries, self.device.context, self.journal.owing)
         device = self.guarded(self._made, None, replay)
         while self.serves and not replay.ended:
             self.guarded(replay.step, None)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LIMIT: Final = 4096
+LIMIT: Final = 1024
 """Entries, and what they weigh."""
 BYTES_PER_ENTRY: Final = 256
 """What a large answer weighs: the journal holds at most 1 MiB, and what one hook asked."""
@@ -110,11 +110,11 @@ class NotedMemory:
 
     @property
     def below_4g(self) -> int:  # noqa: D102
-        return self.journal.told(self.memory.below_4g)
+        return self.memory.below_4g  # not noted: RAM's size is configuration, and devices keep what follows
 
     @property
     def above_4g(self) -> int:  # noqa: D102
-        return self.journal.told(self.memory.above_4g)
+        return self.memory.above_4g
 
     def read(self, gpa: int, length: int) -> bytes:  # noqa: D102
         return self.journal.told(self.memory.read(gpa, length))

@@ -15,7 +15,8 @@ from mmiod.device import Pending, Region
 from mmiod.machine.address_map import MSR_BYTES, AddressMap, Claim, Policy, Range, Unclaimed, build
 from mmiod.machine.backoff import Backoff
 from mmiod.machine.clock import MachineClock
-from mmiod.machine.host import Busy, Host, InlineHost, Mark, Status, reason_of
+from mmiod.machine.host import Busy, Host, InlineHost, Status
+from mmiod.machine.mark import Mark, reason_of
 from mmiod.machine.memory import GuestMemory
 from mmiod.machine.outlet import Nowhere, Outlet
 from mmiod.machine.ports import ServicePort, StreamPort

@@ -21,6 +21,8 @@ class Replay:
     """The context of a device that is made and brought to where its journal ends."""
 
     entries: Sequence[Entry]
+    surroundings: Context
+    """Where RAM's size is asked, as it is now."""
     owing: bool = False
     """Whether the device owes an answer."""
     inputs: int = 0
@@ -167,11 +169,11 @@ class _Memory:
 
     @property
     def below_4g(self) -> int:
-        return self.replay.number()
+        return self.replay.surroundings.memory.below_4g
 
     @property
     def above_4g(self) -> int:
-        return self.replay.number()
+        return self.replay.surroundings.memory.above_4g
 
     def read(self, gpa: int, length: int) -> bytes:  # noqa: ARG002
         return self.replay.data()

@@ -57,7 +57,7 @@ class Filter:
 
     def may_match(self, vm: str, device: str) -> bool:
         """Whether an access to this device can pass: what a filter says of names alone."""
-        access: Record = (0, vm, 0, 0, 0, 0, 0, 0, 0, device, 0, "", "", 0, 0)
+        access: Record = (0, vm, 0, 0, 0, 0, 0, 0, 0, device, 0, "", "", 0, 0, 1)
         return all(condition.test(access) for condition in self.conditions if condition.key in _PLACES)
 
     @property

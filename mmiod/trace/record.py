@@ -23,13 +23,14 @@ COLUMNS: Final = (
     "direction",  # mmiod.values.Direction
     "address",  # in its space
     "size",  # bytes
-    "value",  # read or written
+    "value",  # read or written; of a batch its first 64 bytes
     "device",  # "" where nobody claims the address
     "generation",  # of the device's plugin
     "register",  # the one that holds the address; "" if none is declared there
     "status",  # one of STATUSES
     "latency_ns",  # from the device's call to its answer
     "pc",  # RIP of the instruction, -1 if the hypervisor did not tell
+    "count",  # elements of `size` bytes that the device took in one call
 )
 
 (
@@ -48,6 +49,7 @@ COLUMNS: Final = (
     STATUS,
     LATENCY_NS,
     PC,
+    COUNT,
 ) = range(len(COLUMNS))
 
 STATUSES: Final = (

@@ -54,8 +54,8 @@ CANARIES: Final = (
     Canary(
         "RIP advanced on a fault",
         "mmiod/x86/strings.py",
-        "return Delta(self.vcpu.rip, self.vcpu.rflags, self._registers())",
-        "return Delta(self.vcpu.rip + self.i.length, self.vcpu.rflags, self._registers())",
+        "return Delta(self.vcpu.rip, self.vcpu.rflags, self._registers(), debug",
+        "return Delta(self.vcpu.rip + self.i.length, self.vcpu.rflags, self._registers(), debug",
         "tests/x86/test_strings.py::test_fault_in_a_later_iteration_keeps_the_earlier_ones",
     ),
     Canary(
@@ -76,13 +76,15 @@ CANARIES: Final = (
     ),
     Canary(
         "operand probed for reading only",
-        "mmiod/x86/semantics.py",
-        "    address = yield from reach(i, vcpu, memory, memory.offset(vcpu), Intent.WRITE)\n"
-        "    old = yield Read(address, memory.size)\n"
-        "    operation =",
-        "    address = yield from reach(i, vcpu, memory, memory.offset(vcpu), Intent.READ)\n"
-        "    old = yield Read(address, memory.size)\n"
-        "    operation =",
+        "mmiod/x86/flows.py",
+        "        yield Probe(address, size, _WRITE)\n"
+        "        if vcpu.rflags & RFLAGS_AC:\n"
+        "            check_alignment(vcpu, address, size)\n"
+        "        old = yield",
+        "        yield Probe(address, size, _READ)\n"
+        "        if vcpu.rflags & RFLAGS_AC:\n"
+        "            check_alignment(vcpu, address, size)\n"
+        "        old = yield",
         "tests/x86/test_semantics.py::test_modified_memory_is_probed_for_writing_first",
     ),
     Canary(
@@ -123,10 +125,24 @@ CANARIES: Final = (
     Canary(
         "reply to a posted write",
         "mmiod/attach/flights.py",
-        "        for flight in (self.current[vcpu], *self._backlog.get(vcpu, ())):\n"
-        "            if flight.reply_to is not None:\n",
+        "        for flight in (*self.current.values(), *self._backlog.get(vcpu, ()), *self._arrived):\n"
+        "            if flight.vcpu == vcpu and flight.reply_to is not None:\n",
         "        for flight in (self.current[vcpu],):\n            if flight:\n",
         "tests/attach/test_exactly_once.py::test_resend_of_an_exit_that_waits_behind_a_posted_write",
+    ),
+    Canary(
+        "virtual time goes on without a backend's answer",
+        "mmiod/attach/flights.py",
+        "return self.virtual and any(port.busy",
+        "return not self.virtual and any(port.busy",
+        "tests/attach/test_inputs.py::test_virtual_time_stands_while_a_backend_owes_an_answer",
+    ),
+    Canary(
+        "restored although a backend refused its part",
+        "mmiod/attach/documents.py",
+        "        check_taken(machine)",
+        "        machine.clock.stop()",
+        "tests/attach/test_inputs.py::test_state_that_a_backend_does_not_take_is_refused",
     ),
     Canary(
         "timers of one deadline in reverse",
@@ -144,7 +160,7 @@ CANARIES: Final = (
     ),
     Canary(
         "w1c as rw",
-        "mmiod/device/registers.py",
+        "mmiod/device/fields.py",
         '    "w1c": ("readable", "cleared"),',
         '    "w1c": ("readable", "stored"),',
         "tests/device/test_registers.py::test_every_bit_follows_its_mode_under_whole_and_partial_accesses",
@@ -173,9 +189,44 @@ CANARIES: Final = (
     Canary(
         "device that owes is asked again",
         "mmiod/machine/host.py",
-        "        if self.owes is not None:\n            return BUSY",
-        "        if False:\n            return BUSY",
+        "        if self.owes is not None:\n            return BUSY\n        if direction",
+        "        if False:\n            return BUSY\n        if direction",
         "tests/machine/test_host.py::test_device_that_owes_an_answer_gets_no_other_access",
+    ),
+    Canary(
+        "batch counted as one access",
+        "mmiod/machine/host.py",
+        "self.statistics.writes += taken",
+        "self.statistics.writes += 1",
+        "tests/core/test_strings.py::test_batches_are_what_single_accesses_are",
+    ),
+    Canary(
+        "batch beyond the page",
+        "mmiod/x86/strings.py",
+        "room if into + memory.size <= _PAGE else 0",
+        "room + 1 if into + memory.size <= _PAGE else 0",
+        "tests/core/test_strings.py::test_next_page_is_somewhere_else",
+    ),
+    Canary(
+        "MSR that is not there reads ones",
+        "mmiod/core/bus.py",
+        "        raise GuestFault(GP, 0)",
+        "        return",
+        "tests/core/test_msrs.py::test_general_protection",
+    ),
+    Canary(
+        "only access not checked",
+        "mmiod/core/steps.py",
+        "        if isinstance(step, _ALONE) and not self.operands.checked:",
+        "        if isinstance(step, _ALONE) and self.operands.checked:",
+        "tests/core/test_run.py::test_what_is_forwarded_is_handed_back_before_any_effect",
+    ),
+    Canary(
+        "short way beyond the device's range",
+        "mmiod/core/direct.py",
+        "or gpa + size > found.end ",
+        "",
+        "tests/core/test_direct.py::test_everything_else_is_left_to_the_plan",
     ),
     Canary(
         "control clients one too many",
@@ -183,5 +234,139 @@ CANARIES: Final = (
         "            if self.clients > MAX_CLIENTS:",
         "            if self.clients > MAX_CLIENTS + 1:",
         "tests/control/test_server.py::test_clients_are_bounded",
+    ),
+    Canary(
+        "scratch area one byte too long",
+        "mmiod/protocol/sources/ghcb.py",
+        "offset + length <= BUFFER.stop",
+        "offset + length <= BUFFER.stop + 1",
+        "tests/protocol/sources/test_malformed.py::test_malformed_request_has_its_reason",
+    ),
+    Canary(
+        "reply stored where nothing is mapped",
+        "mmiod/attach/sourced.py",
+        "        if memory.holds(gpa, len(data)):",
+        "        if not memory.holds(gpa, len(data)):",
+        "tests/protocol/sources/test_foreign.py::test_data_go_where_the_structure_points",
+    ),
+    Canary(
+        "reload forgets what a device owes",
+        "mmiod/machine/handover.py",
+        "            host.device, host.generation, host.failure = device, generation, None",
+        "            host.device, host.generation, host.failure, host.owes = device, generation, None, None",
+        "tests/plugins/test_reload.py::test_access_that_waits_is_answered_by_the_new_generation",
+    ),
+    Canary(
+        "output of a device that is not in service",
+        "mmiod/machine/held.py",
+        "            self._held.append(partial(output, *arguments, **named))",
+        "            output(*arguments, **named)",
+        "tests/machine/test_handover.py::test_nothing_of_a_device_that_is_not_put_in_service_gets_out",
+    ),
+    Canary(
+        "state lost in a reload",
+        "mmiod/machine/snapshot.py",
+        "    if dropped and not drop:",
+        "    if dropped and drop:",
+        "tests/plugins/test_reload.py::test_removed_register_and_field_need_migrate",
+    ),
+    Canary(
+        "old generations kept",
+        "mmiod/plugins/reload.py",
+        "            await trio.to_thread.run_sync(forget, oldest.plugin.__module__)",
+        "            await trio.lowlevel.checkpoint()",
+        "tests/plugins/test_reload.py::test_old_classes_are_collected",
+    ),
+    Canary(
+        "hook that fails on a recent access let in",
+        "mmiod/plugins/check.py",
+        "            raise self._rejected(failed, reason, HOOK)",
+        "            del reason",
+        "tests/plugins/test_reload.py::test_failure_on_a_recent_access_is_rejected",
+    ),
+    Canary(
+        "plugin read again after its check",
+        "mmiod/plugins/loader.py",
+        "        found = self.files.get(path)\n",
+        "        found = None\n",
+        "tests/plugins/test_reload.py::test_what_was_checked_is_what_is_loaded",
+    ),
+    Canary(
+        "input that failed is lived through again",
+        "mmiod/machine/journal.py",
+        "            del self.entries[self.last :]",
+        "            del self.entries[self.last + 1 :]",
+        "tests/machine/test_restart.py::test_device_comes_back_as_it_was_before_the_input_that_failed",
+    ),
+    Canary(
+        "journal is not cut",
+        "mmiod/machine/host.py",
+        "if len(entries) + journal.weight > LIMIT and not self.cut():",
+        "if len(entries) + journal.weight < 0 and not self.cut():",
+        "tests/machine/test_restart.py::test_journal_is_bounded_and_cut_at_snapshots",
+    ),
+    Canary(
+        "first turns unwatched",
+        "mmiod/core/pump.py",
+        "        self.working.set()  # the first turns",
+        "        # the first turns",
+        "tests/core/test_pump.py::test_first_turns_are_under_the_watchdogs_eyes",
+    ),
+    Canary(
+        "a worker's types unchecked",
+        "mmiod/plugins/process/host.py",
+        "all(isinstance(given, kind) for given, kind in zip(arguments, kinds, strict=True))",
+        "all(given is given for given, _ in zip(arguments, kinds, strict=True))",
+        "tests/plugins/test_process.py::test_worker_that_lies_is_quarantined_and_nothing_else_happens",
+    ),
+    Canary(
+        "a worker reads all files",
+        "mmiod/plugins/process/confinement.py",
+        "    _call(RESTRICT_SELF, ruleset, 0)\n",
+        "",
+        "tests/plugins/test_confinement.py::test_confined_process",
+    ),
+    Canary(
+        "descriptors given to the first message of a chunk",
+        "mmiod/protocol/vfio_user/frames.py",
+        "                self._last = begun = Message()",
+        "                self._last = Message()\n                begun = begun or self._last",
+        "tests/protocol/vfio_user/test_frames.py"
+        "::test_descriptors_belong_to_the_last_message_that_begins_in_a_chunk",
+    ),
+    Canary(
+        "region one byte too long for a client",
+        "mmiod/protocol/vfio_user/requests.py",
+        "0 < count <= shape.regions[region] - offset",
+        "0 < count <= shape.regions[region] - offset + 1",
+        "tests/protocol/vfio_user/test_session.py::test_accesses_outside_of_a_region",
+    ),
+    Canary(
+        "INTx that does not mask itself",
+        "mmiod/attach/interrupts.py",
+        "            self.masked = self.tell(INTX, 0)",
+        "            self.tell(INTX, 0)",
+        "tests/attach/test_function.py::test_intx_is_a_level_that_masks_itself",
+    ),
+    Canary(
+        "memory kept when its client has gone",
+        "mmiod/attach/function.py",
+        "        self.maps.memory.clear()\n",
+        "",
+        "tests/attach/test_function.py::test_nothing_is_left_of_a_client",
+    ),
+    Canary(
+        "second client taken for the first",
+        "mmiod/attach/function.py",
+        "session.busy = self.client is not None and self.client is not visit",
+        "session.busy = False",
+        "tests/attach/test_function.py::test_a_second_client_is_refused_at_once",
+    ),
+    Canary(
+        "messages done before the one that waits",
+        "mmiod/attach/function.py",
+        "            if visit.flight is not None or not stream.ready:\n",
+        "            if not stream.ready:\n",
+        "tests/attach/test_function.py::test_an_answer_comes_when_the_device_has_it",
     ),
 )

@@ -12,6 +12,7 @@ import trio
 from attrs import define, field
 
 from mmiod.attach.flights import Flights
+from mmiod.attach.function import FunctionAttachment
 from mmiod.control.commands import interface
 from mmiod.control.server import Server
 from mmiod.control.service import Service
@@ -19,6 +20,7 @@ from mmiod.core.pump import Pump
 from mmiod.core.run import Platform
 from mmiod.device import PENDING, Device, IrqOutput, Pending, Region, Register
 from mmiod.machine.address_map import Policy
+from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import (
     DeviceDescription,
@@ -26,7 +28,9 @@ from mmiod.machine.description import (
     Placement,
     UnclaimedDescription,
 )
-from mmiod.machine.machine import Machine, assemble
+from mmiod.machine.machine import Machine
+from mmiod.plugins.registry import Registry
+from mmiod.plugins.reload import Reloader
 from mmiod.protocol.exit import Ledger
 from mmiod.trace import Recorder
 from mmiod.values import READ, WRITE, Direction, Space
@@ -105,14 +109,20 @@ class SmallDaemon:
     machines: dict[str, Machine] = field(init=False)
     sessions: dict[str, Flights] = field(factory=dict)
     works: int = 0
+    reloader: Reloader = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Build the machines."""
         self.machines = {name: machine(name, self.recorder) for name in ("vm0", "vm1")}
+        self.reloader = Reloader(Registry([]), self.machines, {}, self.recorder, 1, self.work)
 
     def flights(self, vm: str) -> Flights | None:
         """What the test has put there."""
         return self.sessions.get(vm)
+
+    def functions(self, _vm: str) -> dict[str, FunctionAttachment]:
+        """None: these machines have exits."""
+        return {}
 
     def work(self, action: Callable[[], None]) -> None:
         """Count and run."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+from pathlib import Path
 
 import pytest
 
 from mmiod.control import commands, reports
 from mmiod.control.messages import (
     OfVm,
+    PluginRequest,
     Range,
     Register,
     RegistersRequest,
@@ -21,6 +23,7 @@ from mmiod.control.varlink import Failure
 from mmiod.core.pump import Pump
 from mmiod.values import READ, DecodedExit, RawExit, Space, Unsupported as UnsupportedCompletion, VcpuState
 from tests.control.small_daemon import SmallDaemon
+from tests.plugins.reloading import Reloading
 
 
 def test_devices_say_where_they_are_and_how() -> None:
@@ -333,3 +336,40 @@ def test_refusals_name_what_is_known() -> None:
     error, parameters = failure_of(commands.watch, daemon, WatchRequest("dev==x"))
     assert "io.mmiod.InvalidFilter" == error
     assert str(parameters["reason"]).startswith("'dev' is no key; a filter knows vm, ")
+
+
+async def test_reload_and_rollback_tell_what_serves(tmp_path: Path) -> None:
+    """Generation, devices, what would be otherwise on the last accesses; and the way back."""
+    rig = Reloading(tmp_path)
+    daemon = SmallDaemon()
+    daemon.reloader = rig.reloader
+    rig.access(0x101)
+    rig.change("& 0xFF", "& 0xFF | 0x80")
+
+    done = await commands.reload(daemon, PluginRequest("a"))
+
+    assert ("cell", 2, ["vm/a", "vm/b"]) == (done.plugin, done.generation, done.devices)
+    assert (1, ["vm/a: read, 1 bytes at ports+0x1: was 0x0, is 0x80"]) == (done.differing, done.differences)
+    assert 3 == (await commands.rollback(daemon, PluginRequest("cell"))).generation
+
+
+async def test_reload_that_is_rejected_is_an_error_with_its_place(tmp_path: Path) -> None:
+    """File, line, reason, remedy; and who is known, if nobody is called so."""
+    rig = Reloading(tmp_path)
+    daemon = SmallDaemon()
+    daemon.reloader = rig.reloader
+    rig.change("class Cell(Device):", "class Cell(Device:")
+
+    with pytest.raises(Failure) as rejected:
+        await commands.reload(daemon, PluginRequest("cell"))
+    with pytest.raises(Failure) as unknown:
+        await commands.reload(daemon, PluginRequest("call"))
+
+    assert "io.mmiod.ReloadRejected" == rejected.value.error
+    found = rejected.value.parameters
+    assert ("cell", str(tmp_path / "cell.py"), 18) == (found["plugin"], found["file"], found["line"])
+    assert "SyntaxError: invalid syntax (cell.py, line 18)" == found["reason"]
+    assert found["remedy"]
+    assert ("io.mmiod.UnknownPlugin", {"name": "call", "known": ["cell"]}) == (
+        unknown.value.error, unknown.value.parameters
+    )  # fmt: skip

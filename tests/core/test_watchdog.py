@@ -12,7 +12,8 @@ import pytest
 from mmiod.core.watchdog import Watchdog
 from mmiod.device import Device
 from mmiod.machine.description import DeviceDescription, Placement
-from mmiod.machine.host import HookDeadlineExceeded, InlineHost, Mark
+from mmiod.machine.host import InlineHost
+from mmiod.machine.mark import HookDeadlineExceeded, Mark
 from mmiod.values import READ, Space
 from tests.machine.machines import Rig
 
@@ -187,7 +188,7 @@ class Fake:
         self.now = 1
         self.struck: list[int] = []
         monkeypatch.setattr("mmiod.core.watchdog.perf_counter_ns", lambda: self.now)
-        monkeypatch.setattr("mmiod.machine.host.perf_counter_ns", lambda: self.now)
+        monkeypatch.setattr("mmiod.machine.mark.perf_counter_ns", lambda: self.now)
         monkeypatch.setattr("mmiod.core.watchdog._RAISE", self.strike)
 
     def strike(self, thread: int, kind: type[BaseException]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
 import termios
+import tty
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,7 +18,9 @@ import pytest
 import trio
 from attrs import define, field
 
+from mmiod.core.backends.faces import Link
 from mmiod.core.backends.sockets import UnixBackend
+from mmiod.core.backends.terminals import PtyBackend
 from mmiod.core.ports import StreamQueue
 from mmiod.ctl.__main__ import main
 from mmiod.machine.ports import BackendStatus
@@ -83,14 +88,24 @@ def with_backend(spec: str, where: str) -> SmallDaemon:
     return daemon
 
 
+@asynccontextmanager
+async def opened(directory: Path, kind: str) -> AsyncIterator[tuple[SmallDaemon, Link]]:
+    """A real backend of this kind, and a daemon whose `vm0/uart0` has it."""
+    backend = UnixBackend(directory / "serial") if kind == "unix" else PtyBackend(directory / "serial")
+    async with backend.open() as link:
+        daemon = with_backend(f"{kind}:serial", backend.where)
+        async with served(daemon, directory / "control"):
+            yield daemon, link
+
+
+@pytest.mark.parametrize("kind", ["unix", "pty"])
 @pytest.mark.parametrize("name", ["uart0", "uart0.serial", "vm0/uart0", "vm0/uart0.serial"])
-async def test_keys_and_output_pass_as_they_are_until_the_escape(tmp_path: Path, name: str) -> None:
+async def test_keys_and_output_pass_as_they_are_until_the_escape(
+    tmp_path: Path, name: str, kind: str
+) -> None:
     """Ctrl-C goes to the guest, Ctrl-] ends it with code 0, and the terminal is as before."""
-    backend = UnixBackend(tmp_path / "serial")
-    daemon = with_backend("unix:serial", backend.where)
     async with (
-        served(daemon, tmp_path / "control"),
-        backend.open() as link,
+        opened(tmp_path, kind) as (_, link),
         attached(tmp_path / "control", name) as terminal,
     ):
         await link.send_all(b"login: \r\n")
@@ -106,6 +121,48 @@ async def test_keys_and_output_pass_as_they_are_until_the_escape(tmp_path: Path,
         assert (0, b"\x03root\r", False) == (status, typed, terminal.raw)
     assert "attached to vm0/uart0.serial; Ctrl-] ends" in remarks
     assert b"login: \r\n" == terminal.shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_signal_that_ends_it_leaves_the_terminal_as_it_was(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """The shell behind it would else have no echo."""
+    async with opened(tmp_path, "pty") as (_, link), attached(tmp_path / "control", "uart0") as terminal:
+        await link.send_all(b"x")
+        await terminal.shows(b"x")
+        assert terminal.raw
+        terminal.process.send_signal(number)
+        status, _ = await terminal.ends()
+        assert (128 + number, False) == (status, terminal.raw)
+
+
+async def test_terminal_that_closes_ends_it(tmp_path: Path) -> None:
+    """The daemon has gone, with it the pseudo terminal: code 3, which a script tells from Ctrl-]."""
+    far, near = os.openpty()
+    tty.setraw(near)
+    daemon = with_backend("pty", os.ttyname(near))
+    async with served(daemon, tmp_path / "control"), attached(tmp_path / "control", "uart0") as terminal:
+        os.write(far, b"x")
+        await terminal.shows(b"x")
+        os.close(near)
+        os.close(far)
+        status, remarks = await terminal.ends()
+        assert (3, False) == (status, terminal.raw)
+    assert "vm0/uart0.serial has ended: somebody else is attached, or the daemon has gone" in remarks
+
+
+async def test_second_terminal_on_a_pty_is_turned_away(tmp_path: Path) -> None:
+    """Each would get a part of what the device sends: the other is told so, with code 1."""
+    async with opened(tmp_path, "pty") as (_, link), attached(tmp_path / "control", "uart0") as first:
+        await link.send_all(b"x")
+        await first.shows(b"x")
+        async with attached(tmp_path / "control", "uart0") as second:
+            status, remarks = await second.ends()
+        os.write(first.ours, b"\x1d")
+        assert 0 == (await first.ends())[0]
+    assert 1 == status
+    assert f"vm0/uart0.serial, which is at {tmp_path}/serial: somebody else is attached" in remarks
 
 
 async def test_second_terminal_is_turned_away(tmp_path: Path) -> None:
@@ -124,22 +181,45 @@ async def test_second_terminal_is_turned_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("spec", "where", "there"),
     [
-        (
-            "uart0",
-            'vm0/uart0.serial has backend "pty", which is at /dev/null: only unix:PATH can be attached',
-        ),
-        ("uart1", "uart1 is not one stream that has a backend; there are: vm0/uart0.serial"),
+        ("stdio", "", ""),
+        ("file:log", "", ""),
+        ("process:cat", "", ""),
+        ("pty", "/dev/null", ", which is at /dev/null"),
+        ("unix:x", "/nowhere", ", which is at /nowhere"),
     ],
 )
-async def test_what_cannot_be_attached_is_said(
-    tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
+async def test_backend_that_cannot_be_attached_is_said(
+    tmp_path: Path, spec: str, where: str, there: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong name or a backend of another kind: a sentence and code 1."""
-    arguments = ["--socket", str(tmp_path / "control"), "attach", name]
-    async with served(with_backend("pty", "/dev/null"), tmp_path / "control"):
+    """What it is, and what could be: a sentence and code 1."""
+    arguments = ["--socket", str(tmp_path / "control"), "attach", "uart0"]
+    async with served(with_backend(spec, where), tmp_path / "control"):
         status = await trio.to_thread.run_sync(main, arguments)
+    message = f'vm0/uart0.serial has backend "{spec}"{there}: only pty and unix:PATH can be attached'
+    assert (1, f"mmioctl: {message}\n") == (status, capsys.readouterr().err)
+
+
+async def test_stream_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And which there are."""
+    arguments = ["--socket", str(tmp_path / "control"), "attach", "uart1"]
+    async with served(with_backend("pty", ""), tmp_path / "control"):
+        status = await trio.to_thread.run_sync(main, arguments)
+    message = "uart1 is not one stream that has a backend; there are: vm0/uart0.serial"
+    assert (1, f"mmioctl: {message}\n") == (status, capsys.readouterr().err)
+
+
+async def test_socket_that_nobody_listens_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the kernel says, in a sentence, and code 1."""
+    path = tmp_path / "serial"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    async with served(with_backend("unix:serial", str(path)), tmp_path / "control"):
+        status = await trio.to_thread.run_sync(
+            main, ["--socket", str(tmp_path / "control"), "attach", "uart0"]
+        )
+    message = f"vm0/uart0.serial, which is at {path}: Connection refused"
     assert (1, f"mmioctl: {message}\n") == (status, capsys.readouterr().err)
 
 

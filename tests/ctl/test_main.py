@@ -16,6 +16,7 @@ import trio
 
 from mmiod.core.pump import Pump
 from mmiod.ctl.__main__ import main
+from mmiod.ctl.commands import show_reloaded
 from mmiod.trace.filter import KEYS
 from mmiod.values import READ, DecodedExit, Space
 from tests.control.small_daemon import SmallDaemon, served
@@ -310,3 +311,28 @@ async def test_watch_ends_with_the_daemon(daemon: SmallDaemon, tmp_path: Path) -
         remark = await watch.remark()
 
     assert (3, "mmioctl: the daemon has closed the connection") == (status, remark)
+
+
+def test_reload_shows_what_is_otherwise() -> None:
+    """Who serves and the pause; then differences, as far as they are spelled out, and what was dropped."""
+    answer = {
+        "plugin": "cell",
+        "generation": 3,
+        "devices": ["vm/a", "vm/b"],
+        "pause_us": 210,
+        "load_us": 5000,
+        "accesses": 64,
+        "differing": 3,
+        "differences": ["vm/a: read, 1 bytes at ports+0x1: was 0x0, is 0x80", "vm/b: another"],
+        "dropped": ["a: registers.lower"],
+    }
+    expected = """\
+cell: generation 3 serves vm/a, vm/b; the pause was 210 us
+
+the last 64 accesses, repeated by both generations: 3 differences
+  vm/a: read, 1 bytes at ports+0x1: was 0x0, is 0x80
+  vm/b: another
+  and 1 more
+
+dropped, as this class has none: a: registers.lower"""
+    assert expected == "\n\n".join(show_reloaded(answer))

@@ -29,6 +29,7 @@ LCR: Object = {
     "status": "ok",
     "latency_ns": 4100,
     "pc": 0xF1234,
+    "count": 1,
 }
 NOBODY: Object = {
     **LCR,

@@ -10,7 +10,8 @@ from hypothesis import given, strategies as st
 
 from mmiod.device import PENDING, Device, IrqInput, IrqOutput, Pending, Region, Timer
 from mmiod.machine.description import DeviceDescription, Placement
-from mmiod.machine.host import BUSY, InlineHost, Mark, split
+from mmiod.machine.host import BUSY, InlineHost, split
+from mmiod.machine.mark import Mark
 from mmiod.trace.record import DEVICE, REGISTER, SIZE, STATUS, VALUE
 from mmiod.values import READ, WRITE, Direction, Space, ones
 from tests.machine.machines import Rig
@@ -407,7 +408,7 @@ def test_latencies_are_counted_by_powers_of_two(ns: int, bucket: int) -> None:
 def test_time_of_an_inner_hook_is_not_that_of_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mark of a hook goes on where it was when a hook within it ends; every change has its serial."""
     now = 1000
-    monkeypatch.setattr("mmiod.machine.host.perf_counter_ns", lambda: now)
+    monkeypatch.setattr("mmiod.machine.mark.perf_counter_ns", lambda: now)
     mark, serials = Mark(), [0]
 
     def changed(name: str, since_ns: int) -> None:

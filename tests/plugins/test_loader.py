@@ -85,6 +85,13 @@ def test_other_api_is_refused(tmp_path: Path) -> None:
     assert "Cell" == load("cell", [tmp_path]).__name__
 
 
+def test_other_api_is_the_reason_where_a_name_is_missing(tmp_path: Path) -> None:
+    """It is checked before the file runs: what another version has is not called unknown."""
+    text = "from typing import Final\nfrom mmiod.device import Newer\nAPI: Final = 2\n"
+    path = written(tmp_path, "cell.py", text)
+    assert f"plugin cell: {path} is written for API 2; this mmiod has API 1" == refusal("cell", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -178,3 +185,52 @@ def test_each_load_is_a_module_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
 def test_bundled_plugins_are_found() -> None:
     """The ones that come with mmiod."""
     assert "Uart16550" == load("legacy/uart16550", bundled_directories()).__name__
+
+
+HOOKS = """\
+from mmiod.device import Device, IrqInputs, Register, Stream, Timer
+
+
+class Cell(Device):
+    length = 4
+    ir = IrqInputs(2)
+    tick = Timer()
+    serial = Stream()
+    a = Register(0)
+
+    @{hook}
+    def _hook({parameters}):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("hook", "parameters", "count"),
+    [
+        ("a.value", "self, value", 0),
+        ("a.on_read", "self, offset, size", 0),
+        ("a.on_write", "self", 1),
+        ("a.on_write_batch", "self", 1),
+        ("ir.on_change", "self, level", 2),
+        ("tick.on_fire", "self, now", 0),
+        ("serial.on_receive", "self, *, data", 1),
+        ("serial.room", "self, count", 0),
+    ],
+)
+def test_hook_with_wrong_parameters_is_told(tmp_path: Path, hook: str, parameters: str, count: int) -> None:
+    """At load, with the line of the hook."""
+    path = written(tmp_path, "cell.py", HOOKS.format(hook=hook, parameters=parameters))
+    told = refusal("cell", tmp_path)
+    assert told.startswith(f"plugin cell: {path}:11: {hook.partition('.')[0]}.")
+    assert told.endswith(f": _hook({parameters}) is called with {count} arguments")
+
+
+def test_overridden_method_with_wrong_parameters_is_told(tmp_path: Path) -> None:
+    """Methods of the SDK, too; parameters with defaults are fine."""
+    method = "\n    def on_reset(self, cold: bool) -> None:\n        pass\n"
+    path = written(tmp_path, "cell.py", GOOD.format(length=1) + method)
+    assert refusal("cell", tmp_path) == (
+        f"plugin cell: {path}:7: on_reset: on_reset(self, cold: 'bool') -> 'None' is called with 0 arguments"
+    ).replace("'", "")
+    written(tmp_path, "cell.py", GOOD.format(length=1) + method.replace("cold: bool", "cold: bool = True"))
+    assert "Cell" == load("cell", [tmp_path]).__name__

@@ -12,8 +12,9 @@ from mmiod.trace import FilterError, Record, parse
 from mmiod.trace.filter import KEYS, MAX_LENGTH
 from mmiod.trace.record import COLUMNS
 
-WRITE_LCR: Record = (12345678, "vm0", 2, 7, 1, 1, 0x3FB, 1, 0x83, "uart0", 1, "lcr", "ok", 4100, 0xF1234)
-READ_NOBODY: Record = (12345679, "vm1", 0, 9, 0, 0, 0xFED40000, 4, 0xFFFFFFFF, "", 0, "", "unclaimed", 0, -1)
+ONES = 0xFFFF_FFFF
+WRITE_LCR: Record = (12345678, "vm0", 2, 7, 1, 1, 0x3FB, 1, 0x83, "uart0", 1, "lcr", "ok", 4100, 0xF1234, 1)
+READ_NOBODY: Record = (12345679, "vm1", 0, 9, 0, 0, 0xFED40000, 4, ONES, "", 0, "", "unclaimed", 0, -1, 1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from mmiod.trace import Record, Recorder
 
 def record(number: int) -> Record:
     """A record that can be told from others."""
-    return (number, "vm0", 0, number, 1, 1, 0x3F8, 1, 0x41, "uart0", 1, "thr", "ok", 900, -1)
+    return (number, "vm0", 0, number, 1, 1, 0x3F8, 1, 0x41, "uart0", 1, "thr", "ok", 900, -1, 1)
 
 
 @settings(max_examples=200)

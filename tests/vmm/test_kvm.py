@@ -26,10 +26,8 @@ from mmiod.values import (
     Intent,
     NeedBytes,
     NeedMemory,
-    NeedRegisters,
     NeedTranslation,
     RawExit,
-    RegisterSet,
     Retry,
     Segment,
     Space,
@@ -44,7 +42,7 @@ from mmiod.vmm.vcpu import Vcpu
 from tests.vmm import fake
 from tests.vmm.fake import EXIT, GDT, GDTR, IVT_20, FakeDaemon, Run, firmware, ones, ports
 from tests.vmm.test_interrupts import STACK, interrupting
-from tests.vmm.test_vcpu import FLAT, UNREAL, raw_exits, scripted
+from tests.vmm.test_vcpu import BREAKPOINT, FLAT, TRAPPED, UNREAL, check_trapped, met, raw_exits, scripted
 
 kvm = pytest.mark.needs("kvm")
 
@@ -320,21 +318,10 @@ def test_a_page_fault_has_its_address_in_cr2() -> None:
 
 @kvm
 def test_a_breakpoint_that_mmiod_met_reaches_the_guests_handler() -> None:
-    """DR0-3 come along when asked for; DONE with debug bits is #DB behind it, with those in DR6."""
-    vector = "c7060400 0002 c7060600 00f0"
-    watch = "66b800000b00 0f23c0 66b801030700 0f23f8"  # mov dr0, 0xb0000; mov dr7, 0x70301
-    code = STACK + vector + watch + VGA + POPCNT
+    """As on Unicorn: DR0-3 come along when asked for, DONE with debug bits is #DB behind it."""
+    code = STACK + BREAKPOINT + VGA + POPCNT
     after = len(bytes.fromhex(code))
-    daemon = scripted(NeedRegisters(RegisterSet.DEBUG), Done(Delta(after, 2, debug=1)))
-    run = guest(firmware(code + "ebfe", at_200="58 e741 0f21f0 e742" + EXIT), daemon)
-
-    assert run.run() == 0
-
-    supplied = raw_exits(run)[-1].state.vectors
-    assert supplied is not None
-    assert 0xB0000 == supplied.dr[0]
-    (_, _, address), (_, _, status) = ports(run)
-    assert (after, 1) == (int.from_bytes(address, "little"), status[0] & 0xF)
+    check_trapped(guest(firmware(code + "ebfe", at_200=TRAPPED), met(after)), after)
 
 
 @kvm

@@ -279,22 +279,32 @@ def test_vector_registers_go_along_when_asked_for_and_come_back() -> None:
     assert [("WRITE", 0x40, b"\x34\x12")] == ports(run)
 
 
-def test_a_breakpoint_that_mmiod_met_reaches_the_guests_handler() -> None:
-    """DR0-3 come along when asked for; DONE with debug bits is #DB behind it, with those in DR6."""
-    vector = "c7060400 0002 c7060600 00f0"  # vector 1 is f000:0200
-    watch = "66b800000b00 0f23c0 66b801030700 0f23f8"  # mov dr0, 0xb0000; mov dr7, 0x70301
-    code = "bc0070" + vector + watch + "b800b8 8ed8 a00000"
-    after = len(bytes.fromhex(code))
-    daemon = scripted(NeedRegisters(RegisterSet.DEBUG), Done(Delta(after, 2, debug=1)))
-    run = guest(firmware(code + "ebfe", at_200="58 e741 0f21f0 e742" + EXIT), daemon)
+BREAKPOINT = "c7060400 0002 c7060600 00f0 66b800000b00 0f23c0 66b801030700 0f23f8"
+"""Vector 1 is f000:0200; mov dr0, 0xb0000; mov dr7, 0x70301."""
+TRAPPED = "58 e741 0f21f0 e742" + EXIT
+"""The handler tells the address that it returns to, and DR6."""
 
+
+def met(after: int) -> FakeDaemon:
+    """Asks for DR0-3, then has met DR0's breakpoint behind an instruction."""
+    return scripted(NeedRegisters(RegisterSet.DEBUG), Done(Delta(after, 2, debug=1)))
+
+
+def check_trapped(run: Run, after: int) -> None:
+    """DR0 came along, and #DB reached the handler."""
     assert run.run() == 0
-
     supplied = raw_exits(run)[-1].state.vectors
     assert supplied is not None
     assert 0xB0000 == supplied.dr[0]
     (_, _, address), (_, _, status) = ports(run)
     assert (after, 1) == (int.from_bytes(address, "little"), status[0] & 0xF)
+
+
+def test_a_breakpoint_that_mmiod_met_reaches_the_guests_handler() -> None:
+    """DR0-3 come along when asked for; DONE with debug bits is #DB behind it, with those in DR6."""
+    code = "bc0070" + BREAKPOINT + "b800b8 8ed8 a00000"
+    after = len(bytes.fromhex(code))
+    check_trapped(guest(firmware(code + "ebfe", at_200=TRAPPED), met(after)), after)
 
 
 @pytest.mark.parametrize(
