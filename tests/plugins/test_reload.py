@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mmiod.device import Pending
+from mmiod.errors import MachineError
 from mmiod.plugins import child, reload
 from mmiod.plugins.question import Question, Rejected, Verdict
 from mmiod.plugins.reload import UnknownPlugin
@@ -328,25 +329,25 @@ async def test_difference_on_recent_accesses_is_told(rig: Reloading) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        (
-            "object",
-            "the state of the generation that serves: StructureHandlerNotFoundError: Unsupported type",
-        ),
-        ("Any", "a device's state or configuration: unmarshallable object"),
-    ],
-)
-async def test_state_that_is_no_plain_data_is_rejected(tmp_path: Path, kind: str, reason: str) -> None:
-    """It cannot be taken to another generation: why, and what helps."""
+def with_a_thing(kind: str) -> str:
+    """The plugin, with a field of its state that is no plain data."""
     text = CELL.replace(
         "    waiting: bool = False", f"    waiting: bool = False\n    thing: {kind} = object()"
     )
-    text = text.replace("from attrs import define", "from typing import Any\n\nfrom attrs import define")
-    verdict = await Reloading(tmp_path, text).refused()
-    assert (verdict.reason or "").startswith(reason)
+    return text.replace("from attrs import define", "from typing import Any\n\nfrom attrs import define")
+
+
+async def test_state_that_is_no_plain_data_is_rejected(tmp_path: Path) -> None:
+    """It cannot be taken to another generation: why, and what helps."""
+    verdict = await Reloading(tmp_path, with_a_thing("Any")).refused()
+    assert (verdict.reason or "").startswith("a device's state or configuration: unmarshallable object")
     assert "numbers, texts, bytes, lists and tables" in verdict.remedy
+
+
+async def test_state_of_which_no_snapshot_is_possible_is_refused_at_start(tmp_path: Path) -> None:
+    """The journal needs snapshots: else the device would fail at the first of them."""
+    with pytest.raises(MachineError, match="a: cell: StructureHandlerNotFoundError: Unsupported type"):
+        Reloading(tmp_path, with_a_thing("object"))
 
 
 async def test_host_without_processes_is_rejected(rig: Reloading, monkeypatch: pytest.MonkeyPatch) -> None:
