@@ -146,6 +146,7 @@ class Steps:
     def port_in(self, step: In) -> Waiting:
         """Read a port."""
         self._check_port(step)
+        self.operands.probed = None  # the destination's: the map may move while the port is waited for
         return (yield from transact(self.machine, Space.PIO, step.port, step.size, READ, 0))
 
     def port_out(self, step: Out) -> Waiting:

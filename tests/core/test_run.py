@@ -688,6 +688,24 @@ def test_ram_may_go_while_a_device_is_waited_for(code: str, registers: dict[str,
     assert isinstance(finished.value.value, Done)
 
 
+def test_device_may_move_while_a_port_is_waited_for() -> None:
+    """INS: what was at its destination before the wait gets nothing; who is there now is written to."""
+    slow = DeviceDescription("test/slow", at={"main": Placement(Space.PIO, PORT)})
+    moving = DeviceDescription("test/slow", at={"main": Placement(Space.MMIO, 0x9000)})
+    rig = Rig({"port": (Slow, slow), "moving": (Slow, moving)})
+    guest = Guest()
+    guest.close()
+    guest.rig = rig
+    at(guest, "6d", rdx=PORT, rdi=0x9000)
+    running = run(rig.machine, guest.exit(), guest.platform, guest.rep_bound)
+    assert rig.machine.hosts["port"] is next(running)
+    rig.machine.place("moving", Slow.regions["main"], Space.MMIO, None)
+    with pytest.raises(StopIteration) as finished:
+        running.send(0x1122)
+    assert isinstance(finished.value.value, Done)
+    assert 0 == rig.machine.hosts["moving"].statistics.writes
+
+
 def test_state_of_the_vcpu_is_only_read(guest: Guest) -> None:
     """What an instruction does is its delta; the exit's state can be sent again."""
     at(guest, "f3a5", rsi=0x1000, rdi=DEVICE, rcx=3)
