@@ -283,28 +283,13 @@ async def serve(
     """
     log = structlog.get_logger()
     with contextlib.ExitStack() as sockets:
-        for vm in daemon.config.vm:
-            _listen(sockets, passed, vm, daemon.attachments[vm.name])
-        control = [
-            trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-            for listener in _listeners(
-                sockets, passed, "control", daemon.config.daemon.control, socket.SOCK_STREAM
-            )
-        ]
-        for machine in daemon.machines.values():
-            for host in machine.hosts.values():
-                sockets.callback(host.close)
+        control = _open(sockets, daemon, passed)
         succeed()
         daemon.watchdog.start()
         sockets.callback(daemon.watchdog.stop)
         async with trio.open_nursery() as nursery:
             await nursery.start(_handle_signals, daemon, notifier)
-            nursery.start_soon(daemon.pump.run)
-            for attachment in daemon.attachments.values():
-                nursery.start_soon(attachment.run)
-                nursery.start_soon(keep_restarting, attachment.machine, attachment.inject)
-            for task in daemon.device_tasks:
-                nursery.start_soon(task.run)
+            _start(nursery, daemon)
             nursery.start_soon(Server(Service.of(interface(daemon))).run, control)
             nursery.start_soon(_report, daemon, notifier, limiter)
             if saved is not None:
@@ -318,14 +303,43 @@ async def serve(
             log.info("daemon_started", vms=sorted(daemon.machines), control=str(daemon.config.daemon.control))
             await daemon.stopping.wait()
             notifier.stopping("answering what is in flight")
-            for attachment in daemon.attachments.values():
-                attachment.stop()
-            async with trio.open_nursery() as draining:
-                for task in daemon.device_tasks:
-                    draining.start_soon(task.drain)
+            await _drain(daemon)
             log.info("daemon_stopped", accesses=daemon.recorder.serial)
             nursery.cancel_scope.cancel()
     limiter.report(final=True)
+
+
+def _open(
+    stack: contextlib.ExitStack, daemon: Daemon, passed: Mapping[str, list[socket.socket]]
+) -> list[trio.SocketListener]:
+    """Listen for hypervisors, and let devices end with the sockets; gives the control socket's listeners."""
+    for vm in daemon.config.vm:
+        _listen(stack, passed, vm, daemon.attachments[vm.name])
+    path = daemon.config.daemon.control
+    control = _listeners(stack, passed, "control", path, socket.SOCK_STREAM)
+    for machine in daemon.machines.values():
+        for host in machine.hosts.values():
+            stack.callback(host.close)
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(listener)) for listener in control]
+
+
+def _start(nursery: trio.Nursery, daemon: Daemon) -> None:
+    """The tasks that answer exits."""
+    nursery.start_soon(daemon.pump.run)
+    for attachment in daemon.attachments.values():
+        nursery.start_soon(attachment.run)
+        nursery.start_soon(keep_restarting, attachment.machine, attachment.inject)
+    for task in daemon.device_tasks:
+        nursery.start_soon(task.run)
+
+
+async def _drain(daemon: Daemon) -> None:
+    """Take nothing new, and let backends take what devices have sent."""
+    for attachment in daemon.attachments.values():
+        attachment.stop()
+    async with trio.open_nursery() as draining:
+        for task in daemon.device_tasks:
+            draining.start_soon(task.drain)
 
 
 def _listen(
