@@ -97,7 +97,7 @@ class RegisterSet(enum.IntFlag):
     AVX512 = 8
     """k0-7, bits 511:256 of zmm0-15, and zmm16-31."""
     GENERAL = 16
-    """All of `VcpuState` but the vectors: for exit sources whose structure lacks it."""
+    """All of `VcpuState` but what travels only when asked for: for exit sources whose structure lacks it."""
     PASID = 32
     """IA32_PASID, for ENQCMD."""
     DEBUG = 64
@@ -108,8 +108,8 @@ NO_REGISTERS: Final = RegisterSet(0)
 
 
 @define
-class VectorState:
-    """The vector registers as far as their sets were supplied; other bits are 0.
+class ExtendedState:
+    """Registers that travel only when asked for, as far as their sets were supplied; other bits are 0.
 
     `zmm` are 32 numbers of 512 bits, `k` 8 of 64.  `x87` are the first 160 bytes that
     FXSAVE stores (SDM vol. 1, table 10-2); empty if not supplied.
@@ -121,7 +121,6 @@ class VectorState:
     x87: bytes = b""
     pasid: int = 0
     dr: list[int] = field(factory=lambda: [0] * 4)
-    """These two are no vectors, but travel only when asked for as well."""
 
 
 @define
@@ -162,12 +161,12 @@ class VcpuState:
     xcr0: int = 0
     dr6: int = 0
     dr7: int = 0
-    vectors: VectorState | None = None
+    extended: ExtendedState | None = None
     """None until a plan asks for a set, which most never do."""
 
     def lacking(self, sets: RegisterSet) -> RegisterSet:
         """What to ask for so that `sets` are known, those that are known included; else nothing."""
-        known = self.vectors.sets if self.vectors else NO_REGISTERS
+        known = self.extended.sets if self.extended else NO_REGISTERS
         return NO_REGISTERS if sets in known else sets | known
 
 

@@ -11,7 +11,7 @@ import attrs
 
 from mmiod.ctl.assembly import REGISTERS, SEGMENTS, operand_text, prefixes
 from mmiod.ctl.client import Object
-from mmiod.values import CS, Delta, RegisterSet, Segment, VcpuState, VectorState, ones
+from mmiod.values import CS, Delta, ExtendedState, RegisterSet, Segment, VcpuState, ones
 from mmiod.x86 import (
     Cas,
     Enqueue,
@@ -110,7 +110,7 @@ def _state(mode: Mode, registers: dict[str, int]) -> VcpuState:
     segments[CS].attributes = _CODE[mode]
     efer = 0x500 if mode is Mode.CODE64 else 0
     state = VcpuState(segments=segments, cr0=0x11, cr4=0x4_0600, efer=efer, xcr0=0xE7)
-    state.vectors = VectorState(_ALL, k=[ones(8)] * 8, x87=bytes(160), pasid=1 << 31)
+    state.extended = ExtendedState(_ALL, k=[ones(8)] * 8, x87=bytes(160), pasid=1 << 31)
     state.gpr = [registers.get(name, 0) for name in REGISTERS]
     state.rip, state.rflags = registers.get("rip", 0), registers.get("rflags", 0) | 2
     return state

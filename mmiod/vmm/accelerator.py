@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from attrs import frozen
 
-from mmiod.values import Delta, Direction, Intent, RegisterSet, Space, VcpuState, VectorState
+from mmiod.values import Delta, Direction, ExtendedState, Intent, RegisterSet, Space, VcpuState
 from mmiod.vmm.guest import PAGE, GuestMemory
 
 MAX_CODE: Final = 15
@@ -88,7 +88,7 @@ class Accelerator(Protocol):
     def translate(self, linear: int, intent: Intent, /) -> int | None:
         """The physical address of a linear one; None where the access would fault."""
 
-    def vectors(self, sets: RegisterSet) -> VectorState:
+    def vectors(self, sets: RegisterSet) -> ExtendedState:
         """Vector registers, as far as these sets have them.
 
         Raises:

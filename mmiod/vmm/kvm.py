@@ -35,7 +35,7 @@ from typing import Final, Self
 from attrs import frozen
 
 from mmiod.errors import MmiodError
-from mmiod.values import Delta, Direction, Intent, RegisterSet, Space, VcpuState, VectorState
+from mmiod.values import Delta, Direction, ExtendedState, Intent, RegisterSet, Space, VcpuState
 from mmiod.vmm import kvm_abi as abi
 from mmiod.vmm.accelerator import Halted, Paused, Perform, Stop, Touched, TripleFault, Unable
 from mmiod.vmm.guest import GuestMemory
@@ -291,7 +291,7 @@ class KvmCpu:
         self.registers.apply(delta)
         self._run[abi.RUN_READY_FOR_INTERRUPT_INJECTION] &= bool(delta.rflags & _IF)
 
-    def vectors(self, sets: RegisterSet) -> VectorState:
+    def vectors(self, sets: RegisterSet) -> ExtendedState:
         """Vector registers, and where breakpoints are; the guest's processor has no PASID."""
         state = Image(self._vcpu).state(sets)
         if RegisterSet.DEBUG in sets:

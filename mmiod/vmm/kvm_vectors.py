@@ -16,7 +16,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from mmiod.values import RegisterSet, VectorDelta, VectorState
+from mmiod.values import ExtendedState, RegisterSet, VectorDelta
 from mmiod.vmm import kvm_abi as abi
 
 # System V: edi is the leaf, esi the subleaf, rdx where eax, ebx, ecx and edx are put.
@@ -98,9 +98,9 @@ class Image:
     def __attrs_post_init__(self) -> None:
         ioctl(self.descriptor, abi.KVM_GET_XSAVE, self.data)
 
-    def state(self, sets: RegisterSet) -> VectorState:
+    def state(self, sets: RegisterSet) -> ExtendedState:
         """The registers of these sets; zeros where the processor lacks one."""
-        state = VectorState(sets, x87=bytes(self.data[:_X87]) if RegisterSet.X87 in sets else b"")
+        state = ExtendedState(sets, x87=bytes(self.data[:_X87]) if RegisterSet.X87 in sets else b"")
         for part in (part for name in sets & _VECTORS for part in _ZMM[name]):
             for number in range(part.first, part.first + part.count):
                 state.zmm[number] |= self._get(part, number) << 8 * part.skip

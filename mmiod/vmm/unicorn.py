@@ -26,7 +26,7 @@ from attrs import frozen
 from unicorn import unicorn_const as uc, x86_const as x86
 from unicorn.unicorn_py3.unicorn import Uc, UcError, uclib
 
-from mmiod.values import CS, READ, WRITE, Delta, Intent, RegisterSet, Space, VcpuState, VectorState
+from mmiod.values import CS, READ, WRITE, Delta, ExtendedState, Intent, RegisterSet, Space, VcpuState
 from mmiod.vmm import delivery, meter, vectors
 from mmiod.vmm.accelerator import MAX_CODE, Halted, Paused, Perform, Stop, Touched, fetch
 from mmiod.vmm.guest import GuestMemory
@@ -183,7 +183,7 @@ class UnicornCpu:
     def _long(self) -> bool:
         return bool(self.registers.load().efer & _LMA)
 
-    def vectors(self, sets: RegisterSet) -> VectorState:
+    def vectors(self, sets: RegisterSet) -> ExtendedState:
         """Vector registers, see `vectors.load`."""
         return vectors.load(self._engine, sets)
 

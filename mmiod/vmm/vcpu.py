@@ -232,7 +232,7 @@ class Vcpu:
 
     def on_registers(self, exit_: RawExit, asked: NeedRegisters) -> RawExit:
         """The exit with vector registers."""
-        return evolve(exit_, state=evolve(exit_.state, vectors=self.cpu.vectors(asked.registers)))
+        return evolve(exit_, state=evolve(exit_.state, extended=self.cpu.vectors(asked.registers)))
 
     # --- requests --------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Final
 from unicorn import x86_const as x86
 from unicorn.unicorn_py3.unicorn import Uc
 
-from mmiod.values import RegisterSet, VectorDelta, VectorState
+from mmiod.values import ExtendedState, RegisterSet, VectorDelta
 from mmiod.vmm.accelerator import Unable
 
 _SETS: Final = RegisterSet.X87 | RegisterSet.SSE | RegisterSet.DEBUG
@@ -23,7 +23,7 @@ _MXCSR_MASK: Final = 0xFFFF
 _EMPTY: Final = 0b11
 
 
-def load(engine: Uc, sets: RegisterSet) -> VectorState:
+def load(engine: Uc, sets: RegisterSet) -> ExtendedState:
     """The registers of these sets.
 
     Raises:
@@ -31,7 +31,7 @@ def load(engine: Uc, sets: RegisterSet) -> VectorState:
     """
     if sets & ~_SETS:
         raise Unable(f"Unicorn has no registers {sets & ~_SETS!r}")
-    state = VectorState(sets)
+    state = ExtendedState(sets)
     if RegisterSet.SSE in sets:
         state.zmm[:16] = [engine.reg_read(x86.UC_X86_REG_XMM0 + number) for number in range(16)]
     if RegisterSet.X87 in sets:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mmiod.values import NeedRegisters, RegisterSet, VcpuState, VectorState
+from mmiod.values import ExtendedState, NeedRegisters, RegisterSet, VcpuState
 from mmiod.x86 import faults, segments
 from mmiod.x86.decoder import Instruction
 from mmiod.x86.faults import GuestFault, Suspend
@@ -36,7 +36,7 @@ def check_available(i: Instruction, vcpu: VcpuState) -> None:
         raise GuestFault(faults.NM)
 
 
-def known(vcpu: VcpuState, *operands: Vector | Opmask | Mmx | None) -> VectorState:
+def known(vcpu: VcpuState, *operands: Vector | Opmask | Mmx | None) -> ExtendedState:
     """The registers, if they are known; else asks for them and for what was known before."""
     sets = RegisterSet(0)
     for operand in operands:
@@ -44,4 +44,4 @@ def known(vcpu: VcpuState, *operands: Vector | Opmask | Mmx | None) -> VectorSta
             sets |= operand.sets
     if lacking := vcpu.lacking(sets):
         raise Suspend(NeedRegisters(lacking))
-    return vcpu.vectors or VectorState()
+    return vcpu.extended or ExtendedState()

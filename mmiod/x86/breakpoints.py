@@ -52,8 +52,8 @@ def watched(vcpu: VcpuState) -> list[Breakpoint]:
         return []
     if lacking := vcpu.lacking(RegisterSet.DEBUG):
         raise Suspend(NeedRegisters(lacking))
-    assert vcpu.vectors is not None
-    dr = vcpu.vectors.dr
+    assert vcpu.extended is not None
+    dr = vcpu.extended.dr
     return [Breakpoint(1 << n, dr[n] & -length, length, kind) for n, kind, length in armed]
 
 

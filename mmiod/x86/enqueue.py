@@ -46,10 +46,10 @@ def _pasid(vcpu: VcpuState) -> int:
     """The address space that system software gave the program."""
     if lacking := vcpu.lacking(RegisterSet.PASID):
         raise Suspend(NeedRegisters(lacking))
-    assert vcpu.vectors is not None
-    if not vcpu.vectors.pasid & _VALID:
+    assert vcpu.extended is not None
+    if not vcpu.extended.pasid & _VALID:
         raise GuestFault(faults.GP, 0)
-    return vcpu.vectors.pasid & _PASID
+    return vcpu.extended.pasid & _PASID
 
 
 SHAPES: Final[dict[str, Shape]] = {"enqueue": enqueue}

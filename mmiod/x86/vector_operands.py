@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from mmiod.values import RegisterSet, VectorState
+from mmiod.values import ExtendedState, RegisterSet
 
 
 @frozen
@@ -25,7 +25,7 @@ class Vector:
         upper = RegisterSet.AVX512 if self.size > 32 else RegisterSet(0)
         return upper | RegisterSet.SSE | (RegisterSet.AVX if self.size > 16 else RegisterSet(0))
 
-    def read(self, vectors: VectorState) -> int:
+    def read(self, vectors: ExtendedState) -> int:
         """Its bytes as a number."""
         return vectors.zmm[self.number] & (1 << 8 * self.size) - 1
 
@@ -41,7 +41,7 @@ class Opmask:
         """Where it is."""
         return RegisterSet.AVX512
 
-    def read(self, vectors: VectorState) -> int:
+    def read(self, vectors: ExtendedState) -> int:
         """Its 64 bits."""
         return vectors.k[self.number]
 
@@ -76,7 +76,7 @@ class Lanes:
         """A bit for every element."""
         return (1 << self.count) - 1
 
-    def active(self, vectors: VectorState) -> int:
+    def active(self, vectors: ExtendedState) -> int:
         """A bit for every element that is moved."""
         return self.all if self.opmask is None else self.opmask.read(vectors) & self.all
 

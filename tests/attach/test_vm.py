@@ -18,6 +18,7 @@ from mmiod.values import (
     AcknowledgeExit,
     DecodedExit,
     Done,
+    ExtendedState,
     HaltExit,
     NeedMemory,
     NeedRegisters,
@@ -33,7 +34,6 @@ from mmiod.values import (
     Values,
     VcpuState,
     VectorDelta,
-    VectorState,
 )
 from tests.attach.peers import RAM, Guest, Rig, attach, dial, sealed, serving
 
@@ -135,12 +135,12 @@ async def test_vector_registers_travel_when_they_are_asked_for(rig: Rig) -> None
         state.cr4 = OSFXSR
         exit_ = RawExit(0, 0, state, b"\xf3\x0f\x7f\x1f")
         assert (await guest.exit(exit_)).completion == NeedRegisters(RegisterSet.SSE)
-        state.vectors = VectorState(RegisterSet.SSE)
-        state.vectors.zmm[3] = 0x1122_3344 << 96 | 5
+        state.extended = ExtendedState(RegisterSet.SSE)
+        state.extended.zmm[3] = 0x1122_3344 << 96 | 5
         assert isinstance((await guest.exit(exit_)).completion, Done)
-        assert rig.machine.memory.read(0x2000, 16) == state.vectors.zmm[3].to_bytes(16, "little")
+        assert rig.machine.memory.read(0x2000, 16) == state.extended.zmm[3].to_bytes(16, "little")
 
-        state.vectors, exit_.code = None, b"\xf3\x0f\x6f\x0f"
+        state.extended, exit_.code = None, b"\xf3\x0f\x6f\x0f"
         done = (await guest.exit(exit_)).completion
         assert isinstance(done, Done)
         assert done.delta.vectors == VectorDelta(xmm={1: 0x1122_3344 << 96 | 5})

@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve
 
 from mmiod.core.run import Platform
-from mmiod.values import Done, Fault, NeedRegisters, RegisterSet, VectorState
+from mmiod.values import Done, ExtendedState, Fault, NeedRegisters, RegisterSet
 from mmiod.x86 import Mode
 from tests.core.guests import DEVICE, PORT, Guest
 from tests.x86.states import TF, flat
@@ -33,8 +33,8 @@ def dr7(number: int, kind: int, length: int) -> int:
 
 def watching(guest: Guest, code: str, address: int, control: int, **registers: object) -> None:
     """All four registers hold the address; the instruction's operand is DEVICE + 8."""
-    vectors = VectorState(RegisterSet.DEBUG, dr=[address] * 4)
-    defaults = {"rbx": DEVICE + 8, "rdx": PORT, "rip": 0x7000, "cr4": DE, "dr7": control, "vectors": vectors}
+    vectors = ExtendedState(RegisterSet.DEBUG, dr=[address] * 4)
+    defaults = {"rbx": DEVICE + 8, "rdx": PORT, "rip": 0x7000, "cr4": DE, "dr7": control, "extended": vectors}
     guest.state = flat(Mode.CODE64, **(defaults | registers))
     guest.code = bytes.fromhex(code)
 
@@ -77,7 +77,7 @@ def test_access_that_is_watched(guest: Guest, code: str, address: int, control: 
 
 def test_ports_are_watched_with_debug_extensions_only(guest: Guest) -> None:
     """Without CR4.DE R/W of 2 means nothing, and nothing is asked for."""
-    watching(guest, IN, PORT, dr7(0, PORTS, FOUR), cr4=0, vectors=None)
+    watching(guest, IN, PORT, dr7(0, PORTS, FOUR), cr4=0, extended=None)
     assert 0 == debug(guest)
 
 
@@ -107,10 +107,10 @@ def test_fault_comes_without_it(guest: Guest) -> None:
 
 def test_addresses_are_asked_for_before_any_access(guest: Guest) -> None:
     """Only if a breakpoint on data is on; of a hypervisor that cannot tell nothing is asked."""
-    watching(guest, STORE, 0, dr7(0, WRITES, FOUR), vectors=None)
+    watching(guest, STORE, 0, dr7(0, WRITES, FOUR), extended=None)
     assert NeedRegisters(RegisterSet.DEBUG) == guest.once()
     assert [] == guest.log.accesses
     guest.platform = evolve(guest.platform, vectors=False)
     assert 0 == debug(guest)
-    watching(guest, STORE, 0, dr7(0, 0, ONE), vectors=None)
+    watching(guest, STORE, 0, dr7(0, 0, ONE), extended=None)
     assert 0 == debug(guest)

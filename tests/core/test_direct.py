@@ -20,12 +20,12 @@ from mmiod.values import (
     Completion,
     Delta,
     Done,
+    ExtendedState,
     Intent,
     RawExit,
     RegisterSet,
     Space,
     VcpuState,
-    VectorState,
 )
 from mmiod.x86 import Mode, Plan, decode, mode_of
 from tests.core.guests import PAGE, REMOTE, Guest, finished
@@ -57,7 +57,7 @@ def machine() -> Guest:
 
 def stepped(state: VcpuState) -> VcpuState:
     """The same with a breakpoint that is never met."""
-    return evolve(state, dr7=1 | WRITE << 16, vectors=VectorState(RegisterSet.DEBUG, dr=[ELSEWHERE] * 4))
+    return evolve(state, dr7=1 | WRITE << 16, extended=ExtendedState(RegisterSet.DEBUG, dr=[ELSEWHERE] * 4))
 
 
 def seen(guest: Guest) -> list[object]:

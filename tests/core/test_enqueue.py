@@ -18,6 +18,7 @@ from mmiod.values import (
     Completion,
     DecodedExit,
     Done,
+    ExtendedState,
     Fault,
     NeedRegisters,
     RawExit,
@@ -26,7 +27,6 @@ from mmiod.values import (
     Space,
     Unsupported,
     VcpuState,
-    VectorState,
 )
 from mmiod.x86 import Mode
 from tests.core.guests import DEVICE, Guest, finished
@@ -80,8 +80,8 @@ def _guest() -> Iterator[Guest]:
 
 def vcpu(**registers: object) -> VcpuState:
     """64-bit user code with PASID 5, whose command goes to the portal."""
-    vectors = VectorState(RegisterSet.PASID, pasid=1 << 31 | 0x5)
-    defaults: dict[str, object] = {"rax": DEVICE, "rsi": SOURCE, "cpl": 3, "vectors": vectors}
+    vectors = ExtendedState(RegisterSet.PASID, pasid=1 << 31 | 0x5)
+    defaults: dict[str, object] = {"rax": DEVICE, "rsi": SOURCE, "cpl": 3, "extended": vectors}
     return flat(Mode.CODE64, **(defaults | registers))
 
 
@@ -114,7 +114,7 @@ def test_user_command_gets_the_programs_pasid(guest: Guest) -> None:
 def test_supervisor_command_goes_as_it_is(guest: Guest) -> None:
     """PASID and privilege are the program's own; IA32_PASID is not asked for."""
     command = (1 << 31 | 0x12345).to_bytes(4, "little") + COMMAND[4:]
-    assert 0 == flags(execute(guest, ENQCMDS, vcpu(cpl=0, vectors=None), command))
+    assert 0 == flags(execute(guest, ENQCMDS, vcpu(cpl=0, extended=None), command))
     assert ((0, command),) == commands(guest)
 
 
@@ -122,10 +122,10 @@ def test_what_is_asked_for_includes_what_is_known() -> None:
     """A hypervisor sends what the last question named: a breakpoint's addresses stay known."""
     guest = Guest(platform=VECTORS)
     asked: list[RegisterSet] = []
-    guest.state, guest.code = vcpu(vectors=None, dr7=0x10001), bytes.fromhex(ENQCMD)
+    guest.state, guest.code = vcpu(extended=None, dr7=0x10001), bytes.fromhex(ENQCMD)
     while isinstance(completion := guest.once(), NeedRegisters) and len(asked) < 4:
         asked.append(completion.registers)
-        guest.state.vectors = VectorState(completion.registers, pasid=1 << 31)
+        guest.state.extended = ExtendedState(completion.registers, pasid=1 << 31)
     guest.close()
     assert [RegisterSet.DEBUG, RegisterSet.DEBUG | RegisterSet.PASID] == asked
 
@@ -148,7 +148,7 @@ def test_command_to_what_is_no_queue_is_dropped(guest: Guest, target: int) -> No
     ("code", "changes", "head"),
     [
         (ENQCMD, {"rax": DEVICE + 32}, 0),
-        (ENQCMD, {"vectors": VectorState(RegisterSet.PASID, pasid=5)}, 0),  # not valid
+        (ENQCMD, {"extended": ExtendedState(RegisterSet.PASID, pasid=5)}, 0),  # not valid
         (ENQCMD, {}, 1),
         (ENQCMD, {}, 1 << 31),
         (ENQCMDS, {"cpl": 0}, 1 << 20),
@@ -166,7 +166,7 @@ def test_general_protection(guest: Guest, code: str, changes: dict[str, object],
 
 def test_destination_is_in_es(guest: Guest) -> None:
     """The segment of the destination cannot be overridden; the source's can."""
-    state = flat(Mode.CODE32, rax=0x40, rsi=SOURCE, vectors=vcpu().vectors)
+    state = flat(Mode.CODE32, rax=0x40, rsi=SOURCE, extended=vcpu().extended)
     state.segments[0] = Segment(DEVICE, 0xFFFF_FFFF, 8, 0xC093)
     state.segments[4] = Segment(0x100, 0, 8, 0xC093)
     assert GP == execute(guest, "64" + ENQCMD, state)  # beyond the limit of FS
@@ -178,9 +178,9 @@ def test_destination_is_in_es(guest: Guest) -> None:
 
 def test_pasid_is_asked_for(guest: Guest) -> None:
     """Once, and not at all of a hypervisor that said it cannot tell."""
-    assert NeedRegisters(RegisterSet.PASID) == execute(guest, ENQCMD, vcpu(vectors=None))
+    assert NeedRegisters(RegisterSet.PASID) == execute(guest, ENQCMD, vcpu(extended=None))
     guest.platform = evolve(VECTORS, vectors=False)
-    assert Unsupported(bytes.fromhex(ENQCMD)) == execute(guest, ENQCMD, vcpu(vectors=None))
+    assert Unsupported(bytes.fromhex(ENQCMD)) == execute(guest, ENQCMD, vcpu(extended=None))
     assert () == commands(guest)
 
 

@@ -9,7 +9,7 @@ import pytest
 from mmiod.core.run import Platform
 from mmiod.device import Device, Region
 from mmiod.machine.description import DeviceDescription, Placement
-from mmiod.values import Done, NeedRegisters, RegisterSet, Space, Unsupported, VectorDelta, VectorState
+from mmiod.values import Done, ExtendedState, NeedRegisters, RegisterSet, Space, Unsupported, VectorDelta
 from mmiod.x86 import Mode
 from tests.core.guests import DEVICE, PAGE, Guest, Log
 from tests.machine.machines import Rig
@@ -37,8 +37,8 @@ def at(guest: Guest, code: str, address: int) -> Guest:
 
 def supplied(guest: Guest) -> Guest:
     """The hypervisor supplies zmm0 = `PATTERN`."""
-    guest.state.vectors = VectorState(EVERYTHING)
-    guest.state.vectors.zmm[0] = PATTERN
+    guest.state.extended = ExtendedState(EVERYTHING)
+    guest.state.extended.zmm[0] = PATTERN
     return guest
 
 

@@ -11,13 +11,13 @@ from mmiod.values import (
     CS,
     WRITE,
     Delta,
+    ExtendedState,
     Intent,
     RegisterSet,
     Segment,
     Space,
     VcpuState,
     VectorDelta,
-    VectorState,
 )  # fmt: skip
 from mmiod.vmm.accelerator import Paused, Stop, Touched
 from mmiod.vmm.vcpu import Vcpu
@@ -40,7 +40,7 @@ class Replayed:
     vcpu: Vcpu
     codes: list[bytes]
     now: VcpuState
-    known: VectorState = field(factory=VectorState)
+    known: ExtendedState = field(factory=ExtendedState)
     lengths: list[int] = field(factory=list)
     count: int = 0
     interruptible: bool = False
@@ -86,7 +86,7 @@ class Replayed:
         """Paging maps each page to itself."""
         return linear
 
-    def vectors(self, sets: RegisterSet) -> VectorState:
+    def vectors(self, sets: RegisterSet) -> ExtendedState:
         """What the instructions so far made of them."""
         return evolve(self.known, sets=sets)
 

@@ -36,6 +36,7 @@ from mmiod.values import (
     Direction,
     Done,
     Exit,
+    ExtendedState,
     Fault,
     Forward,
     HaltExit,
@@ -56,7 +57,6 @@ from mmiod.values import (
     Values,
     VcpuState,
     VectorDelta,
-    VectorState,
 )
 
 u8 = st.integers(0, 0xFF)
@@ -106,10 +106,10 @@ segments = st.builds(Segment, u64, u32, u16, u16)
 
 
 @st.composite
-def vector_states(draw: st.DrawFn) -> VectorState:
+def vector_states(draw: st.DrawFn) -> ExtendedState:
     """Some register sets; what they do not hold is 0."""
     sets = RegisterSet(draw(st.integers(1, 15)) | 32 * draw(st.integers(0, 3)))
-    state = VectorState(sets)
+    state = ExtendedState(sets)
     parts = [(RegisterSet.SSE, 0, 128), (RegisterSet.AVX, 128, 128), (RegisterSet.AVX512, 256, 256)]
     for number in range(16):
         state.zmm[number] = sum(draw(numbers(bits)) << at for part, at, bits in parts if part in sets)
@@ -136,7 +136,7 @@ states = st.builds(
     gdtr=segments,
     idtr=segments,
     cpl=st.integers(0, 3),
-    vectors=st.none() | vector_states(),
+    extended=st.none() | vector_states(),
     **dict.fromkeys(("cr0", "cr2", "cr3", "cr4", "efer", "xcr0", "dr6", "dr7"), u64),
 )
 
@@ -197,7 +197,7 @@ supplied = st.builds(
 
 def _without_vectors(state: VcpuState) -> VcpuState:
     """Vectors have a supplement of their own."""
-    state.vectors = None
+    state.extended = None
     return state
 
 

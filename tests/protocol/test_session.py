@@ -27,13 +27,13 @@ from mmiod.values import (
     Access,
     AcknowledgeExit,
     Direction,
+    ExtendedState,
     HaltExit,
     RawExit,
     RegisterSet,
     Space,
     TickExit,
     VcpuState,
-    VectorState,
 )
 from tests.protocol.messages import patch, refusal
 
@@ -215,7 +215,7 @@ def test_an_error_that_is_not_fatal_leaves_the_session_open() -> None:
         (encode_exit(AcknowledgeExit(0, 1)), "INTR"),
         (pack("EOI", line=1), "LEVELS"),
         (pack("MAP", 2, serial=1, length=0x1000), "MEMORY_MESSAGES"),
-        (encode_exit(RawExit(0, 1, VcpuState(vectors=VectorState(RegisterSet.SSE)))), "VECTORS"),
+        (encode_exit(RawExit(0, 1, VcpuState(extended=ExtendedState(RegisterSet.SSE)))), "VECTORS"),
     ],
 )
 def test_messages_need_their_capability(data: bytes, capability: str) -> None:

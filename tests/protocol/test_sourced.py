@@ -20,7 +20,7 @@ from mmiod.protocol.exit import (
     read,
 )
 from mmiod.protocol.exit.supplements import Supplied, pack_item
-from mmiod.values import VectorState
+from mmiod.values import ExtendedState
 from tests.protocol.messages import patch, refusal, source_exits, source_replies, u64
 
 ERROR, SOURCE = NUMBERS["error"], NUMBERS["source"]
@@ -143,7 +143,7 @@ def test_exit_without_a_source_is_refused() -> None:
 def test_registers_need_their_capability() -> None:
     """Vector registers come with capability VECTORS only, whoever laid out the exit."""
     session, client = opened("KVM")
-    exit_ = SourceExit(0, 0, b"abc", supplied=Supplied(vectors=VectorState()))
+    exit_ = SourceExit(0, 0, b"abc", supplied=Supplied(extended=ExtendedState()))
 
     error = refusal(lambda: session.receive(client.exit(exit_)))
 

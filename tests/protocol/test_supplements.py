@@ -13,7 +13,7 @@ from mmiod.protocol.exit.supplements import (
     parse_delta,
     parse_exit,
 )
-from mmiod.values import Delta, Intent, RegisterSet, Segment, VectorDelta, VectorState
+from mmiod.values import Delta, ExtendedState, Intent, RegisterSet, Segment, VectorDelta
 from tests.protocol.messages import refusal
 
 ERROR = NUMBERS["error"]
@@ -52,7 +52,7 @@ def test_items_come_back_in_order() -> None:
     supplied = parse_exit(pack_translations(translations) + pack_writes(writes))
 
     assert writes == parse_delta(Delta(0, 0), pack_writes(writes)).memory
-    assert (translations, writes, None) == (supplied.translations, supplied.memory, supplied.vectors)
+    assert (translations, writes, None) == (supplied.translations, supplied.memory, supplied.extended)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_sets_as_xsave_stores_them() -> None:
     masks, middle, high = bytes([3]) * 64, bytes([4]) * 512, bytes([5]) * 1024
     tail = registers(15, x87 + sse + avx + masks + middle + high)
     low = int.from_bytes(b"\1" * 16 + b"\2" * 16 + b"\4" * 32, "little")
-    expected = VectorState(
+    expected = ExtendedState(
         RegisterSet(15), [low] * 16 + [int.from_bytes(b"\5" * 64)] * 16, [int.from_bytes(b"\3" * 8)] * 8, x87
     )
 
-    assert expected == parse_exit(tail).vectors
+    assert expected == parse_exit(tail).extended
     assert tail == pack_registers(expected)
 
 

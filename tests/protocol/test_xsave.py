@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from mmiod.protocol.exit import NO_DEADLINE, decode_exit, encode_completion
-from mmiod.values import Delta, Done, RawExit, RegisterSet, VectorDelta, VectorState
+from mmiod.values import Delta, Done, ExtendedState, RawExit, RegisterSet, VectorDelta
 
 HEADER: Final = Path(__file__).parents[2] / "include" / "mmiod_exit.h"
 AVX, OPMASK, ZMM_HI256, HI16_ZMM, END = 576, 832, 896, 1408, 2432
@@ -66,12 +66,12 @@ def registers(data: bytes | bytearray) -> tuple[list[int], list[int]]:
     return low + high, [number(data, OPMASK + 8 * n, 8) for n in range(8)]
 
 
-def supplied(helper: Helper, sets: RegisterSet, data: bytearray) -> VectorState:
+def supplied(helper: Helper, sets: RegisterSet, data: bytearray) -> ExtendedState:
     """What the daemon understands of the exit that the C program made."""
     exit_, _ = decode_exit(_with_sequence(helper(str(int(sets)), bytes(data))))
     assert isinstance(exit_, RawExit)
-    assert exit_.state.vectors is not None
-    return exit_.state.vectors
+    assert exit_.state.extended is not None
+    return exit_.state.extended
 
 
 def _with_sequence(message: bytes) -> bytes:
@@ -94,7 +94,7 @@ def test_all_sets_are_supplied(helper: Helper) -> None:
     zmm, k = registers(data)
     dr = [0x1000, 0x2000, 0x3000, 0xFFFF_FFFF_8000_4000]
 
-    assert VectorState(sets, zmm, k, bytes(data[:160]), 0x8000_0005, dr) == supplied(helper, sets, data)
+    assert ExtendedState(sets, zmm, k, bytes(data[:160]), 0x8000_0005, dr) == supplied(helper, sets, data)
 
 
 def test_breakpoints_alone_are_supplied(helper: Helper) -> None:

@@ -269,12 +269,12 @@ def test_vector_registers_go_along_when_asked_for_and_come_back() -> None:
     assert run.run() == 0
 
     bare, supplied = raw_exits(run)
-    assert bare.state.vectors is None
-    assert supplied.state.vectors is not None
+    assert bare.state.extended is None
+    assert supplied.state.extended is not None
     assert (0x40, 1, 0x1F80) == (
-        int.from_bytes(supplied.state.vectors.x87[:2], "little"),
-        supplied.state.vectors.zmm[3] & 0xFFFF,
-        int.from_bytes(supplied.state.vectors.x87[24:28], "little"),
+        int.from_bytes(supplied.state.extended.x87[:2], "little"),
+        supplied.state.extended.zmm[3] & 0xFFFF,
+        int.from_bytes(supplied.state.extended.x87[24:28], "little"),
     )
     assert [("WRITE", 0x40, b"\x34\x12")] == ports(run)
 
@@ -293,7 +293,7 @@ def met(after: int) -> FakeDaemon:
 def check_trapped(run: Run, after: int) -> None:
     """DR0 came along, and #DB reached the handler."""
     assert run.run() == 0
-    supplied = raw_exits(run)[-1].state.vectors
+    supplied = raw_exits(run)[-1].state.extended
     assert supplied is not None
     assert 0xB0000 == supplied.dr[0]
     (_, _, address), (_, _, status) = ports(run)

@@ -12,7 +12,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from mmiod.values import RegisterSet, VcpuState, VectorState
+from mmiod.values import ExtendedState, RegisterSet, VcpuState
 from mmiod.x86 import Mode
 from tests.x86.oracle import Driver, Effect, Memory
 from tests.x86.states import flat, plan_of
@@ -286,7 +286,7 @@ def _state(row: Row) -> VcpuState:
     vcpu = flat(row.mode, rflags=row.before.get("rflags", FLAGS), cr4=_CR4, xcr0=0xE7)
     vcpu.gpr = [row.before.get(name, 0) for name in _NAMES]
     sets = RegisterSet.SSE | RegisterSet.AVX | RegisterSet.AVX512 | RegisterSet.PASID
-    vcpu.vectors = VectorState(
+    vcpu.extended = ExtendedState(
         sets,
         [row.before.get(f"zmm{number}", ONES) for number in range(32)],
         [row.before.get(f"k{number}", 0) for number in range(8)],

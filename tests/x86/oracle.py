@@ -8,7 +8,7 @@ from typing import Final, TypeGuard
 
 from attrs import define, evolve, field, frozen
 
-from mmiod.values import Delta, RegisterSet, VcpuState, VectorState
+from mmiod.values import Delta, ExtendedState, RegisterSet, VcpuState
 from mmiod.x86 import (
     Cas,
     Enqueue,
@@ -195,7 +195,7 @@ def start(case: Case) -> VcpuState:
     state.gdtr.base, state.gdtr.limit = GDT, len(descriptors(case.mode)) - 1
     x87 = _VALID + b"".join(number.to_bytes(8, "little") + b"\xff\xff".ljust(8, b"\0") for number in case.mm)
     sets = RegisterSet.X87 | RegisterSet.SSE | RegisterSet.AVX | RegisterSet.AVX512 | RegisterSet.PASID
-    state.vectors = VectorState(sets, list(case.zmm), list(case.k), x87, _PASID)
+    state.extended = ExtendedState(sets, list(case.zmm), list(case.k), x87, _PASID)
     return state
 
 
@@ -227,12 +227,12 @@ def outcome(vcpu: VcpuState, delta: Delta, trace: list[Effect], fault: int | Non
     table = range(GDT, GDT + len(descriptors(Mode.CODE64)))
     seen = merged(effect for effect in trace if effect.address not in table or effect.kind in ("in", "out"))
     found = Outcome(seen, gpr, delta.rflags & FLAGS, delta.rip, places, fault=fault)
-    if vcpu.vectors is not None:
-        _add_vectors(found, vcpu.vectors, delta)
+    if vcpu.extended is not None:
+        _add_vectors(found, vcpu.extended, delta)
     return found
 
 
-def _add_vectors(found: Outcome, before: VectorState, delta: Delta) -> None:
+def _add_vectors(found: Outcome, before: ExtendedState, delta: Delta) -> None:
     found.zmm, found.k, x87 = list(before.zmm), list(before.k), before.x87
     changes = delta.vectors
     if changes is not None:

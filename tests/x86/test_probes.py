@@ -9,7 +9,7 @@ import pytest
 from attrs import define, field
 from hypothesis import given, settings, strategies as st
 
-from mmiod.values import DS, ES, FS, SS, RegisterSet, Retry, Segment, VcpuState, VectorState
+from mmiod.values import DS, ES, FS, SS, ExtendedState, RegisterSet, Retry, Segment, VcpuState
 from mmiod.x86 import (
     GuestFault,
     Mode,
@@ -74,11 +74,11 @@ def test_all_shapes_are_here() -> None:
 
 def vcpu(mode: Mode, **registers: object) -> VcpuState:
     """Everything enabled, CPL 0, operands apart from each other; misaligned ones are elsewhere."""
-    vectors = VectorState(RegisterSet(0x2F), pasid=1 << 31, x87=bytes(160))
+    vectors = ExtendedState(RegisterSet(0x2F), pasid=1 << 31, x87=bytes(160))
     vectors.k = [(1 << 64) - 1] * 8
     state = flat(
         mode, rbx=0x1000, rsi=0x2000, rdi=0x3000, rsp=0x4800, rbp=0x4880, rcx=3, rdx=0x10, rax=0x5000,
-        cr4=1 << 18 | 1 << 9, xcr0=0xE7, vectors=vectors,
+        cr4=1 << 18 | 1 << 9, xcr0=0xE7, extended=vectors,
     )  # fmt: skip
     for name, value in registers.items():
         setattr(state, name, value)

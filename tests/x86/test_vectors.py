@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from mmiod.values import NeedRegisters, RegisterSet, VcpuState, VectorDelta, VectorState
+from mmiod.values import ExtendedState, NeedRegisters, RegisterSet, VcpuState, VectorDelta
 from mmiod.x86 import GuestFault, Mode, Suspend
 from tests.x86.oracle import Driver, Effect
 from tests.x86.states import PE, VM, execute, fault_of, flat, real
@@ -27,10 +27,10 @@ def vcpu(**registers: object) -> VcpuState:
     return state
 
 
-def known(mask: int = 0) -> VectorState:
+def known(mask: int = 0) -> ExtendedState:
     """Registers full of their own number; k1 is `mask`."""
     zmm = [int.from_bytes(bytes([number + 1]) * 64) for number in range(32)]
-    return VectorState(ALL, zmm, [0, mask, 0, 0, 0, 0, 0, 0], bytes(160))
+    return ExtendedState(ALL, zmm, [0, mask, 0, 0, 0, 0, 0, 0], bytes(160))
 
 
 def asked(code: str, state: VcpuState | None = None) -> RegisterSet | None:
@@ -75,12 +75,12 @@ def asked(code: str, state: VcpuState | None = None) -> RegisterSet | None:
 def test_only_what_matters_is_asked_for(code: str, sets: RegisterSet | None) -> None:
     """A set is asked for before any access, if the result depends on it; a whole load needs none."""
     assert sets == asked(code)
-    assert None is asked(code, vcpu(vectors=known()))
+    assert None is asked(code, vcpu(extended=known()))
 
 
 def test_what_was_known_is_asked_for_again() -> None:
     """The next exit brings all sets at once, so that the instruction does not ask in turns."""
-    assert X87 | SSE | AVX == asked("c5fe7f00", vcpu(vectors=VectorState(X87)))
+    assert X87 | SSE | AVX == asked("c5fe7f00", vcpu(extended=ExtendedState(X87)))
 
 
 def test_legacy_keeps_what_vex_clears() -> None:
@@ -117,7 +117,7 @@ def test_masked_out_elements_are_not_touched(
 ) -> None:
     """Runs of active elements are one access each, probed before all; others are not even probed."""
     driver = Driver()
-    execute(code, vcpu(vectors=known(mask)), driver)
+    execute(code, vcpu(extended=known(mask)), driver)
 
     assert accesses == [(one.kind, one.address - DATA, one.size) for one in driver.trace]
     assert [(at, size) for _, at, size in accesses] == [
@@ -132,7 +132,7 @@ def test_a_fault_in_any_element_comes_before_every_access() -> None:
     )
 
     with pytest.raises(GuestFault):
-        execute("62f17e496f00", vcpu(vectors=known(0x8101)), driver)
+        execute("62f17e496f00", vcpu(extended=known(0x8101)), driver)
     assert [] == driver.trace
 
 
@@ -151,7 +151,7 @@ def test_a_fault_in_any_element_comes_before_every_access() -> None:
 )
 def test_alignment(code: str, mask: int, fault: tuple[int, int] | None) -> None:
     """SDM vol. 1, 14.9: operands that have to be aligned raise #GP(0), whatever the segment."""
-    state = vcpu(vectors=known(mask))
+    state = vcpu(extended=known(mask))
     state.gpr[0] = DATA + 8
 
     assert fault == fault_of(code, state)
@@ -190,13 +190,13 @@ MOVDQU, MOVQ_MM, VMOVDQU, EVEX_MOVDQU8, KMOVW, ANDN = (
 def test_availability(registers: dict[str, object], faults: dict[str, int]) -> None:
     """SDM vol. 2, 2.4 and 2.8; vol. 3, 14.3: by CR0.EM and TS, CR4.OSFXSR and OSXSAVE, XCR0."""
     for code in (MOVDQU, MOVQ_MM, VMOVDQU, EVEX_MOVDQU8, KMOVW, ANDN):
-        found = fault_of(code, vcpu(vectors=known(), **registers))
+        found = fault_of(code, vcpu(extended=known(), **registers))
         assert faults.get(code) == (found[0] if found else None), code
 
 
 def test_no_vex_in_real_and_virtual_8086_mode() -> None:
     """SDM vol. 2, 2.3: #UD; in 16-bit protected mode it executes."""
-    enabled = {"cr4": OSFXSR | OSXSAVE, "xcr0": 7, "vectors": known()}
+    enabled = {"cr4": OSFXSR | OSXSAVE, "xcr0": 7, "extended": known()}
     for code in ("c5fe6f07", "c4e270f207"):
         assert (UD, None) == fault_of(code, real(rbx=0x100, **enabled))
         assert (UD, None) == fault_of(code, real(cr0=PE, rflags=VM | 2, **enabled))
@@ -218,7 +218,7 @@ def image(top: int, status: int = 0) -> bytes:
 
 def test_mmx_registers_are_physical_and_the_stack_goes_back_to_0() -> None:
     """SDM vol. 1, 9.6.2: TOP becomes 0, tags valid; a written register gets an exponent of ones."""
-    state = vcpu(vectors=VectorState(X87, x87=image(3)))
+    state = vcpu(extended=ExtendedState(X87, x87=image(3)))
     driver = Driver()
     stored = execute("0f7f28", state, driver).vectors  # movq [rax], mm5
     loaded = execute("0f6f28", state).vectors  # movq mm5, [rax]
@@ -236,16 +236,16 @@ def test_mmx_registers_are_physical_and_the_stack_goes_back_to_0() -> None:
 
 def test_a_pending_x87_exception_comes_first() -> None:
     """SDM vol. 2, MOVQ: #MF before any access, where ES is set."""
-    assert (MF, None) == fault_of("0f6f28", vcpu(vectors=VectorState(X87, x87=image(0, 0x80))))
+    assert (MF, None) == fault_of("0f6f28", vcpu(extended=ExtendedState(X87, x87=image(0, 0x80))))
 
 
 def test_byte_masks() -> None:
     """MASKMOVQ, MASKMOVDQU: bytes of the first register whose sign is set in the second, at DS:RDI."""
-    state = vcpu(vectors=known())
+    state = vcpu(extended=known())
     state.gpr[7] = DATA
-    assert state.vectors is not None
-    state.vectors.zmm[2] = 0x80 | 0xFF << 24 | 0x90 << 32
-    state.vectors.x87 = image(0)
+    assert state.extended is not None
+    state.extended.zmm[2] = 0x80 | 0xFF << 24 | 0x90 << 32
+    state.extended.x87 = image(0)
     driver = Driver()
     execute("660ff7ca", state, driver)  # maskmovdqu xmm1, xmm2
     execute("0ff7c8", state, driver)  # maskmovq mm1, mm0: no sign is set

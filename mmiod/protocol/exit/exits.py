@@ -166,7 +166,7 @@ def _decode_raw(data: bytes, flags: int) -> tuple[Exit, int]:
     check(cpl <= 3, "exit_raw.cpl", cpl, "0..3")
     supplied = supplements.parse_exit(data[RAW.struct.size :])
     state = vcpu_state(fields[_VCPU:], cpl)
-    state.vectors = supplied.vectors
+    state.extended = supplied.extended
     return RawExit(
         vcpu=vcpu,
         sequence=sequence,
@@ -198,7 +198,7 @@ def _encode_raw(exit_: RawExit, guest_ns: int) -> bytes:
     if len(exit_.code) > MAX_CODE:
         raise ValueError(f"{len(exit_.code)} instruction bytes, at most {MAX_CODE}")
     tail = supplements.pack_translations(exit_.translations) + supplements.pack_writes(exit_.memory)
-    tail += supplements.pack_registers(exit_.state.vectors)
+    tail += supplements.pack_registers(exit_.state.extended)
     return finish(
         RAW, _raw_flags(exit_), tail,
         exit_.vcpu, exit_.sequence, guest_ns, exit_.gpa or 0, exit_.gva or 0,

@@ -22,7 +22,7 @@ from mmiod.protocol.exit.codec import BY_NAME, ERROR, UNKNOWN_TYPE, Form, frame,
 from mmiod.protocol.exit.readers import read_framed
 from mmiod.protocol.exit.sourced import SourceExit
 from mmiod.protocol.exit.table import MAX_MESSAGE, MESSAGES, NUMBERS, VERSION
-from mmiod.values import Exit, RawExit, VectorState
+from mmiod.values import Exit, ExtendedState, RawExit
 
 CAPABILITY: Final = NUMBERS["capability"]
 
@@ -230,10 +230,10 @@ class Session:
         return replies.error(error)
 
 
-def _vectors(exit_: Exit | SourceExit) -> VectorState | None:
+def _vectors(exit_: Exit | SourceExit) -> ExtendedState | None:
     if isinstance(exit_, SourceExit):
-        return exit_.supplied.vectors
-    return exit_.state.vectors if isinstance(exit_, RawExit) else None
+        return exit_.supplied.extended
+    return exit_.state.extended if isinstance(exit_, RawExit) else None
 
 
 def _names(capabilities: int) -> str:

@@ -18,7 +18,7 @@ from mmiod.errors import ProtocolError
 from mmiod.protocol.exit import vectors
 from mmiod.protocol.exit.codec import MALFORMED, check, structure
 from mmiod.protocol.exit.table import LAYOUTS, NUMBERS
-from mmiod.values import GS, Delta, Intent, Segment, VectorDelta, VectorState
+from mmiod.values import GS, Delta, ExtendedState, Intent, Segment, VectorDelta
 
 KIND: Final = NUMBERS["supplement_kind"]
 TRANSLATION: Final = KIND["TRANSLATION"]
@@ -49,7 +49,7 @@ class Supplied:
 
     translations: dict[tuple[int, Intent], int] = field(factory=dict)
     memory: list[tuple[int, bytes]] = field(factory=list)
-    vectors: VectorState | None = None
+    extended: ExtendedState | None = None
 
 
 def parse(tail: bytes) -> Iterator[tuple[int, bytes]]:
@@ -93,8 +93,8 @@ def parse_exit(tail: bytes) -> Supplied:
         else:
             check(kind not in OF_SOURCES, "supplement.kind", kind, "it belongs to EXIT_SOURCE")
             check(kind == REGISTERS, "supplement.kind", kind, "it belongs to a completion")
-            check(not supplied.vectors, "supplement.kind", kind, "registers are supplied once")
-            supplied.vectors = vectors.parse_state(body)
+            check(not supplied.extended, "supplement.kind", kind, "registers are supplied once")
+            supplied.extended = vectors.parse_state(body)
     return supplied
 
 
@@ -170,7 +170,7 @@ def pack_delta(delta: Delta) -> bytes:
     return tail
 
 
-def pack_registers(state: VectorState | None) -> bytes:
+def pack_registers(state: ExtendedState | None) -> bytes:
     """The register supplement of an exit, if registers are supplied."""
     return pack_item(REGISTERS, vectors.pack_state(state)) if state else b""
 
@@ -180,7 +180,7 @@ def pack_exit(supplied: Supplied) -> bytes:
     return (
         pack_translations(supplied.translations)
         + pack_writes(supplied.memory)
-        + pack_registers(supplied.vectors)
+        + pack_registers(supplied.extended)
     )
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from mmiod.protocol.exit.codec import check, structure
 from mmiod.protocol.exit.table import NUMBERS
-from mmiod.values import RegisterSet, VectorDelta, VectorState
+from mmiod.values import ExtendedState, RegisterSet, VectorDelta
 
 HEAD: Final = 8
 """Bytes of a supplement's head, which its length counts."""
@@ -44,12 +44,12 @@ def _check_length(holds: bool, body: bytes, reason: str) -> None:
 # --- what the hypervisor supplies ------------------------------------------------------
 
 
-def pack_state(vectors: VectorState) -> bytes:
+def pack_state(vectors: ExtendedState) -> bytes:
     """The body of a REGISTERS supplement."""
     return _REGISTERS.pack(vectors.sets) + b"".join(_components(vectors))
 
 
-def _components(vectors: VectorState) -> Iterator[bytes]:
+def _components(vectors: ExtendedState) -> Iterator[bytes]:
     low, high = vectors.zmm[:16], vectors.zmm[16:]
     if RegisterSet.X87 in vectors.sets:
         yield vectors.x87
@@ -71,7 +71,7 @@ def _join(values: list[int], skip: int, size: int) -> bytes:
     return b"".join((value >> 8 * skip & mask).to_bytes(size, "little") for value in values)
 
 
-def parse_state(body: bytes) -> VectorState:
+def parse_state(body: bytes) -> ExtendedState:
     """The registers in the body of a REGISTERS supplement.
 
     Raises:
@@ -89,8 +89,8 @@ def parse_state(body: bytes) -> VectorState:
     return _state(sets, body[least:])
 
 
-def _state(sets: RegisterSet, data: bytes) -> VectorState:
-    vectors, at = VectorState(sets), 0
+def _state(sets: RegisterSet, data: bytes) -> ExtendedState:
+    vectors, at = ExtendedState(sets), 0
     for part in sets:
         component = data[at : at + _SIZES[part]]
         at += len(component)

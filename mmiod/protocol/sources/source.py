@@ -116,7 +116,7 @@ def access(
 def instruction(arrived: SourceExit, state: VcpuState, code: bytes = b"", **hints: Any) -> RawExit:  # noqa: ANN401
     """An instruction to execute: `code` is what the source has of it, `hints` are RawExit's."""
     supplied = arrived.supplied
-    state.vectors = supplied.vectors
+    state.extended = supplied.extended
     return RawExit(
         arrived.vcpu,
         arrived.sequence,

@@ -18,6 +18,7 @@ from mmiod.errors import MmiodError
 from mmiod.values import (
     CS,
     Delta,
+    ExtendedState,
     Forward,
     Intent,
     NeedRegisters,
@@ -28,7 +29,6 @@ from mmiod.values import (
     Unsupported,
     VcpuState,
     VectorDelta,
-    VectorState,
 )
 from mmiod.x86 import (
     SLOW,
@@ -150,15 +150,15 @@ def _state(reader: Reader) -> VcpuState:
         state.cr0, state.cr3, state.cr4, state.efer = (reader.number(size) for size in (8, 8, 8, 2))
         state.xcr0 = reader.number(2)
     if wild & 32:
-        state.vectors = _vectors(reader)
+        state.extended = _vectors(reader)
     return state
 
 
-def _vectors(reader: Reader) -> VectorState:
+def _vectors(reader: Reader) -> ExtendedState:
     """Sets of registers, of which each kind holds one number."""
     sets, zmm, k = RegisterSet(reader.number() & SETS), reader.number(64), reader.number(8)
     x87 = reader.take(160) if RegisterSet.X87 in sets else b""
-    return VectorState(sets, [zmm] * 32, [k] * 8, x87, reader.number(4))
+    return ExtendedState(sets, [zmm] * 32, [k] * 8, x87, reader.number(4))
 
 
 # --- decoding --------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_any_bytes_are_an_exit_an_answer_or_an_error(source: str, length: int, d
     module = SOURCES[NUMBERS["source"][source]]
     body = data.draw(bodies(source, length) | st.binary(max_size=length + 8))
     arrived = SourceExit(0, 1, body, state=data.draw(st.none() | states))
-    arrived.supplied.vectors = data.draw(st.none() | vector_states())
+    arrived.supplied.extended = data.draw(st.none() | vector_states())
     try:
         found = read(module, arrived, NoMemory())
     except ProtocolError:
