@@ -1,9 +1,14 @@
-"""`python -m bench`: what an exit costs, and where.
+"""`make bench`: what an exit costs, and where; the single place for figures.
 
-A C program that does nothing but exit talks to a real `mmiod serve`, and to a C server
-that only echoes: the floor that the socket itself sets.  Both are asked in turn, round
-by round, so that whatever else the computer does meets all of them alike.  A figure is
-the median over the rounds, a ratio the median of what each round gives; absolute
-figures of two runs do not compare.  The same accesses in one process, without sockets,
-tell our own part of it.
+C programs that do nothing but exit talk to a real `mmiod serve`, to C servers that do nothing, and to
+those of others.  All are asked in turn, round by round, so that whatever else the computer does
+meets all of them alike.  A figure is the median over the rounds, a ratio the median of what each
+round gives; absolute figures of two runs do not compare.  docs/performance.md tells what the
+subjects are.
+
+    contest.py figures.py    rounds, medians, ratios
+    programs.py placement.py *.c    what runs, and on which CPU
+    floors.py peers.py exits.py    who is asked; round_trips.py asks them
+    scale.py idle.py reload.py in_process.py boot/    the other subjects
+    report.py check.py plots.py    tables, the baseline, pictures
 """

@@ -1,63 +1,88 @@
-"""The command line: measure, show, keep."""
+"""The command line: measure, show, keep, check."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import attrs
-import orjson
+from bench import check, contest, idle, in_process, plots, reload, round_trips, scale
+from bench.boot import stall
+from bench.contest import Effort
+from bench.figures import Row
+from bench.placement import WIDEST
+from bench.programs import BenchError
+from bench.report import KEPT, Report, table
 
-from bench import in_process, round_trips
-from bench.programs import BenchError, start
-from bench.report import KEPT, Computer, Report, table
-
-ROUNDS, COUNT = 20, 2000
-QUICK_ROUNDS, QUICK_COUNT = 5, 500
+ROUNDS, COUNT, IDLE_S, RELOADS = 20, 2000, 60.0, 500
+QUICK_ROUNDS, QUICK_COUNT, QUICK_IDLE_S, QUICK_RELOADS = 5, 500, 5.0, 20
 MAX_COUNT: Final = 1 << 20
 """As many times as the client keeps."""
 INTERRUPTED: Final = 130
+TRIPS, BOOT = "round-trips", "boot"
+OTHERS: Final[dict[str, Callable[[Effort], list[Row]]]] = {
+    "in-process": in_process.measure,
+    "scale": scale.measure,
+    "idle": idle.measure,
+    "reload": reload.measure,
+}
+SUBJECTS: Final = (TRIPS, BOOT, *OTHERS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 0 if it came to its end."""
+    """Run the benchmark; 0 if it came to its end and nothing regressed."""
     options = _parser().parse_args(arguments)
-    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    count = options.count or (QUICK_COUNT if options.quick else COUNT)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))  # what we started ends with us
+    if options.plots:
+        plots.write(Report.read(KEPT))
+        return 0
+    effort = Effort(
+        rounds=options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
+        count=options.count or (QUICK_COUNT if options.quick else COUNT),
+        idle_s=QUICK_IDLE_S if options.quick else IDLE_S,
+        reloads=QUICK_RELOADS if options.quick else RELOADS,
+        progress=_say,
+    )
     try:
-        report = _measure(rounds, count)
+        report = _measure(effort, options.only or SUBJECTS)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
-    data = orjson.dumps(attrs.asdict(report), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    print(data.decode() if options.json else "\n".join(table(report)))
-    if not options.quick:
-        KEPT.write_bytes(data)
+    print(report.json().decode() if options.json else "\n".join(table(report)))
+    if not options.quick and not options.only:
+        KEPT.write_bytes(report.json())
         _say(f"kept in {KEPT}")
-    return 0
+    return _judge(report, accept=options.accept) if options.check or options.accept else 0
 
 
-def _measure(rounds: int, count: int) -> Report:
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mmiod-bench-")))
-        _say("compiling the client, starting the daemon")
-        programs = start(stack, directory)
-        placements = round_trips.Placements()
-        if len(placements.cpus) == 1:
-            _say("only one CPU to run on: no figures for two")
-        trips = round_trips.measure(programs, placements, rounds=rounds, count=count, progress=_say)
-    _say("the pipeline in one process")
-    return Report(Computer(), rounds, count, trips, in_process.measure(count=count))
+def _measure(effort: Effort, subjects: Sequence[str]) -> Report:
+    rows: list[Row] = []
+    lost: Mapping[str, int] = {}
+    if {TRIPS, BOOT} & set(subjects):  # a boot is added up from round trips of the same run
+        rows, lost = round_trips.measure(effort)
+    if BOOT in subjects:
+        rows += stall.measure([row for row in rows if row.subject == contest.subject(WIDEST)])
+    for name, measure in OTHERS.items():
+        if name in subjects:
+            rows += measure(effort)
+    return Report(effort.rounds, effort.count, rows, lost)
+
+
+def _judge(report: Report, *, accept: bool) -> int:
+    if accept:
+        check.keep(report.rows)
+        _say(f"accepted in {check.BASELINE}")
+        return 0
+    found = list(check.worse(report.rows, check.accepted()))
+    for line in found:
+        _say(f"worse: {line}")
+    _say(f"{len(found)} of {len(check.ratios(report.rows))} ratios are worse than {check.BASELINE.name}")
+    return 1 if found else 0
 
 
 def _say(text: str) -> None:
@@ -66,12 +91,18 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure what an exit costs.")
+    parser.add_argument("--only", action="append", choices=SUBJECTS, help="this subject; again for another")
     parser.add_argument("--rounds", type=_positive, metavar="N", help=f"default: {ROUNDS}")
     parser.add_argument(
         "--count", type=_positive, metavar="N", help=f"round trips in a round, default: {COUNT}"
     )
-    parser.add_argument("--quick", action="store_true", help="some seconds; its figures are not kept")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--quick", action="store_true", help="a minute; its figures are not kept")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--check", action="store_true", help="fail if a ratio is worse than the baseline's")
+    parser.add_argument("--accept", action="store_true", help="make this run's ratios the baseline")
+    parser.add_argument(
+        "--plots", action="store_true", help="draw the last full run for docs/, measure nothing"
+    )
     return parser
 
 

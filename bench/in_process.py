@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from bench import prototype
-from bench.programs import MACHINE, VM
+from bench.contest import Effort
+from bench.figures import Row
+from bench.programs import MACHINE
 from mmiod.config import Config, VmConfig
 from mmiod.core.run import Platform, Run, run
 from mmiod.daemon import build
@@ -36,8 +38,10 @@ from mmiod.values import (
 )
 from mmiod.x86 import REP_BOUND, Plan, decode, mode_of
 
+VM_NAME: Final = "bench"
 BASE: Final = 0xFEBF_0000
 SCRATCH: Final = BASE + 4
+READ_SCRATCH: Final = ("read", "registers", 4, 4)
 PATTERN: Final = 0x6D6D_696F
 TESTDEV: Final = 3 << 15
 COMMAND, BAR0, MEMORY_SPACE = 0x04, 0x10, 2
@@ -55,26 +59,24 @@ REPEATS: Final = 25
 PLATFORM: Final = Platform(physical_bits=40)
 
 
-@frozen
-class Step:
-    """The least time in us that a part of the pipeline took."""
-
-    step: str
-    us: float
+SUBJECT: Final = "in one process, without sockets; best"
 
 
-def measure(*, count: int) -> list[Step]:
-    """Each part `count` times, in turn with the others, and that `REPEATS` times: the best of it."""
+def measure(effort: Effort) -> list[Row]:
+    """Each part so many times, in turn with the others, and that `REPEATS` times: the best of it."""
+    count = effort.count
+    effort.progress("the pipeline in one process")
     parts = _parts()
     best = dict.fromkeys(parts, float("inf"))
     for _ in range(REPEATS):
         for name, part in parts.items():
             best[name] = min(best[name], timeit.timeit(part, number=count))
-    return [Step(name, taken * 1e6 / count) for name, taken in best.items()]
+    return [Row(SUBJECT, name, taken * 1e6 / count, n=count * REPEATS) for name, taken in best.items()]
 
 
 def _parts() -> Mapping[str, Callable[[], object]]:
-    machine = _machine()
+    machine = bench_machine()
+    host = machine.hosts["testdev"]
     decoded = DecodedExit(0, 1, Space.MMIO, READ, SCRATCH, 4)
     raw = RawExit(0, 1, _flat(), LOAD, gpa=SCRATCH)
     modified = RawExit(0, 1, _flat(), OR, gpa=SCRATCH)
@@ -97,6 +99,12 @@ def _parts() -> Mapping[str, Callable[[], object]]:
         "core.run, raw exit": lambda: _execute(machine, raw),
         "core.run, raw exit, read and written": lambda: _execute(machine, modified),
         f"core.run, rep outsb of {STRING}": lambda: _execute(machine, string),
+        "machine.read": lambda: machine.read(Space.MMIO, SCRATCH, 4),
+        "one hook of it: watched, in the journal": partial(host.feed, 0, *READ_SCRATCH),
+        "one hook of it: watched": partial(
+            host.guarded, host.inputs["read"], 0, host.device, *READ_SCRATCH[1:]
+        ),
+        "a device's snapshot": host.cut,
         "protocol, decoded exit in, VALUES out": _codec(decoded, values),
         "protocol, raw exit in, DONE out": _codec(raw, done),
     }
@@ -152,15 +160,15 @@ def _session() -> Session:
         capabilities=0, generation=1, hook_deadline_ns=0, max_vcpus=1, max_slots=1, rep_bound=REP_BOUND
     )
     session = Session(offer)
-    session.receive(Client(VM, 1, physical_bits=PLATFORM.physical_bits).hello())
+    session.receive(Client(VM_NAME, 1, physical_bits=PLATFORM.physical_bits).hello())
     session.welcome(bytes(16))
     return session
 
 
-def _machine() -> Machine:
+def bench_machine() -> Machine:
     """The machine as the daemon builds it; BAR 0 of the test function is placed."""
-    vm = VmConfig(VM, MACHINE, Path("unused"))
-    machine = build(Config((vm,))).machines[VM]
+    vm = VmConfig(VM_NAME, MACHINE, Path("unused"))
+    machine = build(Config((vm,))).machines[VM_NAME]
     machine.power_on(virtual=False)
     write = DecodedExit(0, 1, Space.PCI_CONFIG, WRITE, TESTDEV | BAR0, 4, data=BASE.to_bytes(4, "little"))
     _execute(machine, write)

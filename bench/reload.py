@@ -1,50 +1,41 @@
-"""`python -m bench.reload`: how long a reload keeps exits waiting.
+"""How long a reload keeps exits waiting, and what `watch` adds.
 
-A real `mmiod serve` has two PCs.  A vCPU of the one, paced by nothing, reads a port all the
-time; plugins of both are reloaded one after another, as `mmioctl reload` does it, child and
-all.  Told are the pauses that the daemon measures itself, and what the vCPU saw: its exits
-while nothing is reloaded, and during all of the reloads, in which the child takes its share
-of the computer.
+A real `mmiod serve` has two PCs.  A vCPU of the one reads a port all the time; plugins of both are
+reloaded one after another, as `mmioctl reload` does it, child and all, while `mmioctl watch` follows
+the traffic.  Told are the pauses that the daemon measures itself, and what the vCPU saw, in which
+the child and the watcher take their share of the computer.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, field
 
-from mmiod.ctl.client import Client as Control
-from mmiod.demo import config_folder, serve
+from bench.contest import Effort
+from bench.figures import NS_PER_US, Row
+from bench.programs import BenchError, spawn, start_daemon, vm
+from mmiod.ctl.client import Client as Control, Refused
 from mmiod.protocol.exit import MAX_MESSAGE, Client
 from mmiod.values import READ, DecodedExit, Space
 
-CONFIG: Final = """\
-[daemon]
-control = "{directory}/control"
-log_level = "error"
-[[vm]]
-name = "edited"
-machine = "{machine}"
-socket = "{directory}/edited.exit"
-[[vm]]
-name = "other"
-machine = "{machine}"
-socket = "{directory}/other.exit"
-"""
+SUBJECT: Final = "reloads"
 PORT: Final = 0x505
 """pvpanic's: a read that does nothing."""
-QUIET_S: Final = 5.0
-PARTS: Final = (0.5, 0.99, 1.0)
+BUDGET_NS: Final = 60_000_000_000
+"""For all reloads: on a busy computer there are fewer, see `n`."""
+QUIET_S: Final = 0.01
+"""For each reload."""
 
 
 @define
@@ -69,47 +60,71 @@ class Vcpu:
                 self.taken.append(perf_counter_ns() - started)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.reload", description="Measure what reloads cost.")
-    parser.add_argument("--reloads", type=int, default=500, metavar="N", help="default: %(default)s")
-    options = parser.parse_args(arguments)
+def measure(effort: Effort) -> list[Row]:
+    """Rows of pauses and of round trips: quiet, watched, and watched during reloads."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mmiod-bench-")))
-        machine = config_folder() / "machines" / "pc.toml"
-        control = serve(stack, directory, CONFIG.format(directory=directory, machine=machine))
-        client = Control(str(control))
+        start_daemon(stack, directory, [vm(directory, name) for name in ("edited", "other")])
+        client = Control(str(directory / "control"))
         stack.callback(client.close)
         plugins = sorted({device["plugin"] for device in client.call("ListDevices")["devices"]})
         vcpu = Vcpu(directory / "other.exit")
         thread = threading.Thread(target=vcpu.run, daemon=True)
         thread.start()
-        threading.Event().wait(QUIET_S)
-        quiet = len(vcpu.taken)
+        effort.progress(f"{effort.reloads} reloads of {len(plugins)} plugins")
+        quiet = _during(vcpu, QUIET_S * effort.reloads)
+        command = [sys.executable, "-m", "mmiod.ctl", "--socket", str(directory / "control"), "watch"]
+        spawn(stack, command, stdout=subprocess.DEVNULL)
+        watched = _during(vcpu, QUIET_S * effort.reloads)
         pauses, loads, totals = [], [], []
-        for plugin in itertools.islice(itertools.cycle(plugins), options.reloads):
+        before = len(vcpu.taken)
+        end = perf_counter_ns() + BUDGET_NS
+        for plugin in itertools.islice(itertools.cycle(plugins), effort.reloads):
             started = perf_counter_ns()
-            done = client.call("Reload", name=plugin)
-            totals.append((perf_counter_ns() - started) / 1000)
+            if started > end:
+                break
+            done = _reload(client, plugin)
+            totals.append((perf_counter_ns() - started) / NS_PER_US)
             pauses.append(done["pause_us"])
             loads.append(done["load_us"])
         vcpu.stop.set()
         thread.join()
-    print(f"{options.reloads} reloads of {len(plugins)} plugins, each serving two VMs; us")
-    print(f"{'':34}{'median':>10}{'p99':>10}{'most':>10}")
-    _row("pause: hand-over, no exit served", pauses)
-    _row("load, in a thread beside the core", loads)
-    _row("whole reload, with its child", totals)
-    _row("exit while nothing is reloaded", [ns / 1000 for ns in vcpu.taken[:quiet]])
-    _row("exit during the reloads", [ns / 1000 for ns in vcpu.taken[quiet:]])
-    return 0
+        reloaded = _us(vcpu.taken[before:])
+    return [
+        _row("pause: hand-over, no exit served", pauses),
+        _row("load, in a thread beside the core", loads),
+        _row("whole reload, with its child", totals),
+        *_exits("exit while nothing happens", quiet),
+        *_exits("exit while watched", watched),
+        *_exits("exit while watched, during reloads", reloaded),
+    ]
 
 
-def _row(name: str, samples: Sequence[float]) -> None:
+def _reload(client: Control, plugin: str) -> Mapping[str, Any]:
+    try:
+        return client.call("Reload", name=plugin)
+    except Refused as error:
+        raise BenchError(f"{plugin} was not reloaded: {error}") from error
+
+
+def _during(vcpu: Vcpu, seconds: float) -> list[float]:
+    before = len(vcpu.taken)
+    threading.Event().wait(seconds)
+    return _us(vcpu.taken[before:])
+
+
+def _us(samples: Sequence[int]) -> list[float]:
+    return [ns / NS_PER_US for ns in samples]
+
+
+def _exits(name: str, samples: Sequence[float]) -> list[Row]:
+    return [_row(name, samples), Row(SUBJECT, f"{name}, p99.9", _part(samples, 0.999), n=len(samples))]
+
+
+def _row(name: str, samples: Sequence[float]) -> Row:
+    return Row(SUBJECT, name, _part(samples, 0.5), _part(samples, 0.99), n=len(samples))
+
+
+def _part(samples: Sequence[float], part: float) -> float:
     ordered = sorted(samples)
-    figures = [ordered[min(len(ordered) - 1, int(part * len(ordered)))] for part in PARTS]
-    print(f"{name:34}" + "".join(f"{figure:10.0f}" for figure in figures))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]

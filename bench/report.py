@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+import orjson
 from attrs import field, frozen
+from cattrs import structure, unstructure
 
-from bench.in_process import Step
-from bench.round_trips import RoundTrip
+from bench.figures import Row
 
 KEPT: Final = Path(__file__).parent / "results.json"
 """The last full run.  Git ignores it: figures belong to one computer and one hour."""
@@ -32,31 +34,56 @@ class Computer:
         names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
         return next(names, platform.machine())
 
+    def __str__(self) -> str:
+        return f"{self.processor}, {self.cores} cores, Linux {self.kernel}, {self.python}"
+
 
 @frozen
 class Report:
     """One run."""
 
-    computer: Computer
     rounds: int
     count: int
-    round_trips: list[RoundTrip]
-    in_process: list[Step]
+    rows: list[Row]
+    lost: Mapping[str, int] = field(factory=dict)
+    """Rounds that do not count, by placement."""
+    computer: Computer = field(factory=Computer)
+
+    @property
+    def subjects(self) -> list[tuple[str, list[Row]]]:
+        """The rows of each subject."""
+        return [(subject, list(rows)) for subject, rows in groupby(self.rows, lambda row: row.subject)]
+
+    def json(self) -> bytes:
+        """For programs."""
+        return orjson.dumps(unstructure(self), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """What `json` gave."""
+        return structure(orjson.loads(path.read_bytes()), cls)
 
 
 def table(report: Report) -> Iterator[str]:
     """The report in lines."""
-    computer = report.computer
-    yield f"{computer.processor}, {computer.cores} cores, Linux {computer.kernel}, {computer.python}"
-    yield f"{report.rounds} rounds of {report.count} round trips on SOCK_SEQPACKET; medians of the rounds"
-    yield ""
-    yield f"{'':10}{'exit':9}{'server':8}{'p50 us':>9}{'p99 us':>9}{'rate/s':>9}{'ratio':>8}"
-    for found in report.round_trips:
-        yield (
-            f"{found.placement:10}{found.exit:9}{found.peer:8}{found.p50_us:9.1f}{found.p99_us:9.1f}"
-            f"{found.rate:9.0f}{found.ratio:7.2f}x"
+    yield str(report.computer)
+    lost = ", ".join(f"{number} {placement}" for placement, number in report.lost.items()) or "none"
+    yield f"{report.rounds} rounds of {report.count}; figures are medians of the rounds; lost rounds: {lost}"
+    for subject, rows in report.subjects:
+        references = list(dict.fromkeys(name for row in rows for name in row.ratios))
+        width = max(46, max(len(row.name) for row in rows) + 2)
+        yield ""
+        yield f"{subject:{width}}{'p50':>10}{'p99':>10}{'rate/s':>10}" + "".join(
+            f"{'x ' + name:>20}" for name in references
         )
-    yield ""
-    yield f"{'in one process, without sockets; best':45}{'us':>8}"
-    for step in report.in_process:
-        yield f"{step.step:45}{step.us:8.2f}"
+        for row in rows:
+            ratios = (
+                f"{row.ratios[name].median:20.3g}" if name in row.ratios else " " * 20 for name in references
+            )
+            figures = f"{row.p50:10.4g}{_or_blank(row.p99, '10.4g')}{_or_blank(row.rate, '10.0f')}"
+            unit = "" if row.unit == "us" else row.unit
+            yield f"{row.name:{width}}{figures}{''.join(ratios)}  {unit}".rstrip()
+
+
+def _or_blank(value: float | None, form: str) -> str:
+    return " " * 10 if value is None else f"{value:{form}}"
