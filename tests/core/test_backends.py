@@ -9,6 +9,7 @@ import sys
 import termios
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -90,6 +91,21 @@ async def test_file_that_cannot_be_written(tmp_path: Path, name: str, reason: st
     assert reason in str(bench.facts("backend_failed")["reason"])
     assert reason in str(bench.rig.machine.backends["dev", "serial"].status.failure)
     assert b"one" == (tmp_path / "good").read_bytes()
+
+
+async def test_random_bytes_are_the_hosts_or_follow_from_a_seed(tmp_path: Path) -> None:
+    """As many as the device takes; what it sends is taken and not used."""
+    async with serving(tmp_path, serial="random:seed", debug="random") as bench:
+        bench.device.space = 100
+        bench.device.serial.ready()
+        bench.device.serial.send(b"more entropy")
+        await bench.until(lambda: len(bench.device.received) == 100)
+        assert Random("seed").randbytes(100) == bench.device.received
+    async with serving(tmp_path, serial="random") as bench:
+        bench.device.space = 100
+        bench.device.serial.ready()
+        await bench.until(lambda: len(bench.device.received) == 100)
+        assert len(set(bench.device.received)) > 20
 
 
 # --- terminals ------------------------------------------------------------------------------------
@@ -274,7 +290,8 @@ async def test_program_that_is_not_there(tmp_path: Path) -> None:
 # --- what a machine file says ---------------------------------------------------------------------
 
 FORMS = (
-    "null, log, file:PATH, stdio, pty[:LINK], unix:PATH, unix-connect:PATH, datagram:PATH, process:COMMAND"
+    "null, log, file:PATH, stdio, pty[:LINK], unix:PATH, unix-connect:PATH, datagram:PATH, random[:SEED], "
+    "process:COMMAND"
 )
 
 

@@ -115,6 +115,33 @@ async def test_discard_gives_space_back(tmp_path: Path) -> None:
     assert path.stat().st_blocks <= before - 1000
 
 
+async def test_what_the_host_has_in_memory_is_read_without_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just written sectors are; where the host would have to wait, or cannot say, a thread reads."""
+    path = made(tmp_path)
+    asked: list[int] = []
+
+    def busy(*_: object) -> int:
+        asked.append(len(asked))
+        raise OSError([errno.EAGAIN, errno.EOPNOTSUPP][len(asked) - 1], "")
+
+    async with serving(tmp_path, image="block:disk.img") as bench:
+        await answer(bench, bench.device.image.identify())
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "preadv", busy)
+            for sector in (3, 4):
+                expected = sector.to_bytes(SECTOR, "little")
+                assert expected == await answer(bench, bench.device.image.read(sector, 1))
+        assert [0, 1] == asked
+    descriptor = os.open(path, os.O_RDONLY)
+    image = Image(descriptor, Medium(SECTORS))
+    assert image.at_hand(RANGE.pack(3, 2)) in {None, path.read_bytes()[3 * SECTOR : 5 * SECTOR]}
+    os.truncate(path, 4 * SECTOR)
+    assert image.at_hand(RANGE.pack(3, 2)) is None
+    os.close(descriptor)
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 

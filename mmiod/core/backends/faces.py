@@ -74,6 +74,25 @@ class StreamBackend(Protocol):
         """Begin; may wait."""
 
 
+@runtime_checkable
+class ExactLink(Link, Protocol):
+    """An open stream that tells at each moment what has gone."""
+
+    async def send_some(self, data: bytes) -> int:
+        """Take some bytes that the device sent; cancelled, it has taken none."""
+
+
+@runtime_checkable
+class Lasting(StreamBackend, Protocol):
+    """What has descriptors that a daemon which executes itself anew keeps; its links are exact."""
+
+    inherited: dict[str, int]
+    """What another backend of the same kind had open, by name: the next `open` takes it over."""
+
+    def descriptors(self) -> dict[str, int]:
+        """What is open now, by name."""
+
+
 class ServiceLink(Protocol):
     """An open service."""
 

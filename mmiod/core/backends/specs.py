@@ -10,6 +10,7 @@ from typing import Final, Generic, TypeVar
 from attrs import frozen
 
 from mmiod.core.backends.block import BlockBackend
+from mmiod.core.backends.entropy import EntropyBackend
 from mmiod.core.backends.faces import Place, RequestRefused, ServiceBackend, ServiceLink, StreamBackend
 from mmiod.core.backends.processes import ProcessBackend
 from mmiod.core.backends.sinks import FileBackend, LogBackend
@@ -126,6 +127,7 @@ _STREAMS: Final[Mapping[str, _Form[StreamBackend]]] = {
     "unix": _Form("unix:PATH", True, lambda path, place: UnixBackend(place.path(path))),
     "unix-connect": _Form("unix-connect:PATH", True, lambda path, place: ConnectBackend(place.path(path))),
     "datagram": _Form("datagram:PATH", True, lambda path, place: DatagramBackend(place.path(path))),
+    "random": _Form("random[:SEED]", None, lambda seed, _place: EntropyBackend(seed)),
     "process": _Form("process:COMMAND", True, _command),
 }
 _SERVICES: Final[Mapping[str, _Form[ServiceBackend]]] = {

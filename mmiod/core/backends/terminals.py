@@ -9,7 +9,7 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from mmiod.core.backends.faces import BackendFailed, Link
 
@@ -26,6 +26,8 @@ class PtyBackend:
     where: str = ""
     framed = False
     attached = True
+    inherited: dict[str, int] = field(factory=dict)
+    _open: dict[str, int] = field(factory=dict)
 
     @property
     def owns(self) -> str:
@@ -36,17 +38,49 @@ class PtyBackend:
     async def open(self) -> AsyncIterator[Link]:
         """Make one."""
         with ExitStack() as stack:
-            ours, theirs = os.openpty()
+            ours, theirs = self._pair()
             stack.callback(os.close, theirs)
             stream = trio.lowlevel.FdStream(ours)
-            tty.setraw(theirs)
             name = os.ttyname(theirs)
             if self.link is not None:
                 _point(self.link, name)
                 stack.callback(self.link.unlink, missing_ok=True)
             self.where = str(self.link or name)
+            self._open = {"ours": ours, "theirs": theirs}
+            stack.callback(self._open.clear)
             async with stream:
-                yield stream
+                yield _Terminal(stream)
+
+    def _pair(self) -> tuple[int, int]:
+        """Both sides: those that there are, in the mode that their user chose, or new ones."""
+        if self.inherited:
+            return self.inherited.pop("ours"), self.inherited.pop("theirs")
+        ours, theirs = os.openpty()
+        tty.setraw(theirs)
+        return ours, theirs
+
+    def descriptors(self) -> dict[str, int]:
+        """Both sides."""
+        return dict(self._open)
+
+
+@define(eq=False)
+class _Terminal:
+    stream: trio.lowlevel.FdStream
+
+    async def send_all(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def send_some(self, data: bytes) -> int:
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return os.write(self.stream.fileno(), data)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.stream.fileno())
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        return await self.stream.receive_some(max_bytes)
 
 
 def _point(link: Path, target: str) -> None:
