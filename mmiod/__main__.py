@@ -46,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     text = "edit and reload a device while SeaBIOS runs on it"
     commands.add_parser("demo-reload", help=text, description=text).set_defaults(run=_demo_reload)
+    text = "boot a stock Linux in a stock QEMU on Python devices, and reload one"
+    linux = commands.add_parser("demo-linux", help=text, description=text)
+    linux.add_argument("stock", type=Path, metavar="DIRECTORY", help="what .ci/stock prints")
+    linux.set_defaults(run=_demo_linux)
     return parser
 
 
@@ -56,15 +60,20 @@ def _serve(arguments: argparse.Namespace) -> int:
     import trio
 
     from mmiod import config, daemon
-    from mmiod.errors import ConfigError
+    from mmiod.errors import ConfigError, RestoreError
     from mmiod.plugins import watch
-    from mmiod.service import activation, log, memory, notify, succession
+    from mmiod.service import activation, inheritance, log, memory, notify, succession
+    from mmiod.upgrade import heir
 
     faulthandler.enable()  # the service manager's watchdog aborts us: say where we hang
     memory.leave_out_of_cores()
     try:
+        tried, inherited = (inheritance.take(name) for name in (inheritance.TRIAL, inheritance.VARIABLE))
+        if tried is not None:
+            return _try(arguments, tried)
         notifier, passed = notify.from_environment(), activation.passed_sockets()
-    except (OSError, ValueError) as error:
+        successor = None if inherited is None else heir.of(inherited)
+    except (OSError, ValueError, RestoreError) as error:
         return _refuse(ConfigError([str(error)]))
     try:
         loaded = config.load(arguments.config)
@@ -72,7 +81,26 @@ def _serve(arguments: argparse.Namespace) -> int:
         saved = watch.changes() if arguments.watch else None
         built = daemon.build(loaded)
         succeed = partial(succession.succeed, loaded.daemon.control, built.machines, built.watchdog)
-        trio.run(daemon.serve, built, notifier, limiter, passed, succeed, saved)
+        if successor is not None:
+            heir.check(built.upgrader, successor.estate)
+        trio.run(daemon.serve, built, notifier, limiter, passed, succeed, saved, successor)
+    except ConfigError as error:
+        return _refuse(error)
+    return 0
+
+
+def _try(arguments: argparse.Namespace, inherited: bytes) -> int:
+    """Whether this program, executed anew, would serve on with what is inherited."""
+    from mmiod import config, daemon
+    from mmiod.errors import ConfigError
+    from mmiod.upgrade import estate, heir
+
+    try:
+        built = daemon.build(config.load(arguments.config))
+        try:
+            heir.check(built.upgrader, estate.load(inherited))
+        finally:
+            built.close()
     except ConfigError as error:
         return _refuse(error)
     return 0
@@ -96,15 +124,21 @@ def _refuse(error: ConfigError) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from mmiod import demo
+    from mmiod.demo import boot
 
-    return demo.run(memory_mib=arguments.memory, as_json=arguments.json)
+    return boot.run(memory_mib=arguments.memory, as_json=arguments.json)
 
 
 def _demo_reload(_arguments: argparse.Namespace) -> int:
-    from mmiod import demo_reload
+    from mmiod.demo import reload
 
-    return demo_reload.run()
+    return reload.run()
+
+
+def _demo_linux(arguments: argparse.Namespace) -> int:
+    from mmiod.demo import linux
+
+    return linux.run(arguments.stock)
 
 
 if __name__ == "__main__":

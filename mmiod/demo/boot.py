@@ -27,7 +27,7 @@ from attrs import define, field
 
 from mmiod.ctl.client import Client
 from mmiod.ctl.commands import show_exits, show_statistics
-from mmiod.demo_tpm import Conversation, Tpm
+from mmiod.demo.tpm import Conversation, Tpm
 from mmiod.plugins.loader import bundled_directories
 
 FIRMWARE: Final = (Path("/usr/share/seabios/bios-256k.bin"), Path("/usr/share/qemu/bios-256k.bin"))
@@ -195,9 +195,14 @@ def _follow(stack: ExitStack, control: Path, *, as_json: bool) -> Lines:
 
 @define
 class Lines:
-    """The debug console's lines, and the traffic between them."""
+    """The lines of a guest's console, and the traffic between them."""
 
     columns: int
+    console: str = CONSOLE
+    """The device that they are written to."""
+    register: str | None = None
+    """Its register; None: it has one only."""
+    last: tuple[str, ...] = LAST_LINES
     ended: bool = False
     tpm: Conversation = field(factory=Conversation)
     _text: str = ""
@@ -206,19 +211,19 @@ class Lines:
     def take(self, access: Object) -> Iterator[str]:
         """One access: a line, if it ends one."""
         self.tpm.take(access)
-        if access["device"] != CONSOLE:
+        if access["device"] != self.console:
             arrow = "r" if access["direction"] == "read" else "w"
             name = access["register"] or access["region"] or access["space"]
             self._traffic[f"{access['device'] or 'unclaimed'}.{name} {arrow}"] += 1
             return
-        if access["direction"] == "read":
+        if access["direction"] == "read" or self.register not in {None, access["register"]}:
             return
         character = chr(access["value"] & 0xFF)
         if character != "\n":
             self._text += character if character.isprintable() else ""
             return
         yield f"{self._text[:LOG_WIDTH]:{LOG_WIDTH}}  {self._summary()}"[: self.columns].rstrip()
-        self.ended = self.ended or self._text.startswith(LAST_LINES)
+        self.ended = self.ended or self._text.startswith(self.last)
         self._text = ""
         self._traffic.clear()
 

@@ -20,7 +20,7 @@ from attrs import define
 
 from mmiod.ctl.client import Client, Refused
 from mmiod.ctl.commands import show_reloaded
-from mmiod.demo import FIRMWARE, LAST_LINES, config_folder, guest_ram, serve, start_hypervisor
+from mmiod.demo.boot import FIRMWARE, LAST_LINES, config_folder, guest_ram, serve, start_hypervisor
 from mmiod.plugins.loader import bundled_directories
 
 MEMORY_MIB: Final = 128

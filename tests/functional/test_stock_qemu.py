@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.functional.stock import PATIENCE_S, Qemu, controlling, interrupts, kernel, running, serving
+from tests.functional.stock import (
+    PATIENCE_S,
+    Qemu,
+    controlling,
+    interrupts,
+    kernel,
+    running,
+    serving,
+    stock,
+)
 
 UART = {"plugin": "pci/uart", "slot": "00:10.0"}
 EXPRESS = {"plugin": "pci/testdev_express", "slot": "00:11.0"}
@@ -212,3 +223,12 @@ async def line(terminal: trio.SocketStream, console: Path, qemu: Qemu) -> str:
             assert more, f"see {console} and {qemu.errors}"
             data += more
     return data.decode()
+
+
+def test_demo_of_a_stock_linux_reaches_its_end() -> None:
+    """`mmiod demo-linux`: the guest goes on with what the edited generation gives it."""
+    command = [sys.executable, "-m", "mmiod", "demo-linux", str(stock())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "generation 2 serves linux/rng" in done.stdout
+    assert "m   m   i   o   d   !" in done.stdout
