@@ -1,7 +1,7 @@
 """The interface `io.mmiod`: what can be asked of the daemon, one handler each.
 
-Handlers run between two turns of the core.  `Reload` and `Rollback` change something, and wait;
-all others look and change nothing.
+Handlers run between two turns of the core.  `Reload`, `Rollback` and `Upgrade` change something,
+and wait; all others look and change nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from mmiod.control.daemon import Daemon
 from mmiod.control.interface import Command, Interface, fail
 from mmiod.control.traffic import Watch
 from mmiod.control.varlink import SERVICE, Failure
+from mmiod.device import Fifo, Register
+from mmiod.errors import UpgradeRejected
 from mmiod.machine.address_map import Range
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
@@ -30,11 +32,12 @@ from mmiod.trace import FilterError, parse
 from mmiod.values import Space
 
 NAME: Final = "io.mmiod"
-DOC: Final = """What a running mmiod can be asked; Reload and Rollback change it, nothing else does.
+DOC: Final = """What a running mmiod can be asked; Reload, Rollback and Upgrade change it, nothing else does.
 
 Addresses and values are unsigned and may have 64 bits or more.  Times are ns.
 """
 STARTS: Final = ("now", "oldest")
+UPGRADE: Final = f"{NAME}.Upgrade"
 
 
 def list_devices(daemon: Daemon, request: messages.OfVm) -> messages.Devices:
@@ -96,7 +99,8 @@ def read_registers(daemon: Daemon, request: messages.RegistersRequest) -> messag
     """A device's registers with their fields, without side effect on the device."""
     machine, host = _one_device(daemon, request)
     named = re.compile(fnmatch.translate(request.pattern or "*"), re.IGNORECASE).match
-    wanted = [declared for declared in host.device.declared.values() if named(declared.name)]
+    there: list[Register | Fifo] = [*host.device.declared.values(), *host.device.fifos.values()]
+    wanted = [declared for declared in there if named(declared.name)]
     found: list[messages.Register] = []
     daemon.work(lambda: found.extend(reports.register(machine, host, declared) for declared in wanted))
     return messages.Registers(machine.name, host.name, found)
@@ -130,6 +134,18 @@ async def reload(daemon: Daemon, request: messages.PluginRequest) -> messages.Re
 async def rollback(daemon: Daemon, request: messages.PluginRequest) -> messages.Reloaded:
     """Let a plugin's generation before serve again, with the state its devices have now."""
     return await _replaced(request, daemon.reloader.rollback)
+
+
+async def upgrade(daemon: Daemon, _request: messages.Nothing) -> messages.Upgraded:
+    """Execute the daemon anew, with the code and the configuration of now; clients keep their connections.
+
+    The answer is the next program's.
+    """
+    try:
+        await daemon.upgrader.upgrade()
+    except UpgradeRejected as error:
+        raise fail(NAME, messages.UpgradeRejected(str(error))) from None
+    raise AssertionError("who executes another program does not come back")
 
 
 async def _replaced(
@@ -212,6 +228,7 @@ def interface(daemon: Daemon) -> Interface:
             messages.UnknownDevice,
             messages.UnknownPlugin,
             messages.ReloadRejected,
+            messages.UpgradeRejected,
             messages.InvalidFilter,
             messages.TooManyClients,
         ),
@@ -228,4 +245,5 @@ COMMANDS: Final[tuple[Row, ...]] = (
     ("GetStatistics", messages.OfVm, messages.Statistics, get_statistics, False),
     ("Reload", messages.PluginRequest, messages.Reloaded, reload, False),
     ("Rollback", messages.PluginRequest, messages.Reloaded, rollback, False),
+    ("Upgrade", messages.Nothing, messages.Upgraded, upgrade, False),
 )

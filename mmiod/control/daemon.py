@@ -10,6 +10,7 @@ from mmiod.attach.function import FunctionAttachment
 from mmiod.machine.machine import Machine
 from mmiod.plugins.reload import Reloader
 from mmiod.trace import Recorder
+from mmiod.upgrade.upgrader import Upgrader
 
 
 class Daemon(Protocol):
@@ -26,6 +27,10 @@ class Daemon(Protocol):
     @property
     def reloader(self) -> Reloader:
         """What replaces plugins."""
+
+    @property
+    def upgrader(self) -> Upgrader:
+        """What executes the daemon anew."""
 
     def flights(self, vm: str) -> Flights | None:
         """The exits of a VM's session; None while no hypervisor is attached."""

@@ -33,6 +33,9 @@ class Stream(Protocol):
     def behind(self) -> bool:
         """Whether there is more to look at already."""
 
+    def close(self) -> None:
+        """Nobody asks any more."""
+
 
 @frozen
 class Command:

@@ -214,14 +214,16 @@ class Access:
 class Watched:
     """Some accesses, after `dropped` that were overwritten unseen.
 
-    The first reply has no accesses: it says in words what the filter `covers` and which
-    `devices` it can match now.
+    The first reply has no accesses: it says in words what the filter `covers`, which
+    `devices` it can match now, and of which of them registers are published else: while this
+    call lasts the hypervisor asks for those, too.
     """
 
     accesses: list[Access]
     dropped: int
     covers: str | None = None
     devices: list[str] | None = None
+    withdrawn: list[str] | None = None
 
 
 # --- registers ---------------------------------------------------------------------------
@@ -359,6 +361,25 @@ class ReloadRejected:
     line: int
     reason: str
     remedy: str
+
+
+@frozen
+class Upgraded:
+    """The daemon has executed itself anew, `upgrades` times by now, and is this version.
+
+    `pause_us` is for how long no client was served.
+    """
+
+    upgrades: int
+    pause_us: int
+    version: str
+
+
+@frozen
+class UpgradeRejected:
+    """The daemon serves on as it was."""
+
+    reason: str
 
 
 @frozen

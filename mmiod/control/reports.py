@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from mmiod.attach.flights import Flight, Flights
 from mmiod.attach.function import FunctionAttachment
 from mmiod.control import messages
-from mmiod.device import Register
+from mmiod.device import Fifo, Register
 from mmiod.machine.address_map import Range
 from mmiod.machine.assembly import CONFIG_REGION
 from mmiod.machine.host import InlineHost
@@ -124,7 +124,7 @@ def exit_(vm: str, flight: Flight, now_ns: int) -> messages.Exit:
 
 def totals(vm: str, flights: Flights) -> messages.Totals:
     """What a session has seen."""
-    counted = flights.totals
+    counted = flights.totals.fold()
     return messages.Totals(
         vm=vm,
         exits={_kind(name): count for name, count in counted.exits.items()},
@@ -140,17 +140,17 @@ def _kind(class_name: str) -> str:
     return class_name.removesuffix("Exit").lower()
 
 
-def register(machine: Machine, host: InlineHost, declared: Register) -> messages.Register:
-    """One register, read without side effect.
+def register(machine: Machine, host: InlineHost, declared: Register | Fifo) -> messages.Register:
+    """One register, read without side effect; of a FIFO its oldest element, and how full it is.
 
     What a plugin's getter raises is reported and has no other consequence: nobody but
     us asked, so the device goes on serving the guest.
     """
-    value, error = None, None
+    value, fields, error = None, dict[str, int](), None
     outer = machine.mark.enter(host.name)
     try:
         try:
-            value = host.value_of(declared)
+            value, fields = _value(host, declared)
         finally:
             machine.mark.leave(outer)  # until its end the watchdog may interrupt, in here too
     except (Exception, HookDeadlineExceeded) as failure:  # noqa: BLE001  # a plugin may raise anything
@@ -164,9 +164,18 @@ def register(machine: Machine, host: InlineHost, declared: Register) -> messages
         size=declared.size,
         access=declared.access,
         value=value,
-        fields={} if value is None else declared.describe(value),
+        fields=fields,
         error=error,
     )
+
+
+def _value(host: InlineHost, declared: Register | Fifo) -> tuple[int, dict[str, int]]:
+    """A value and its fields."""
+    if isinstance(declared, Fifo):
+        host.refresh()
+        return declared.inspect(host.device)
+    value = host.value_of(declared)
+    return value, declared.describe(value)
 
 
 def statistics(vm: str, host: InlineHost) -> messages.DeviceStatistics:

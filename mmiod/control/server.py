@@ -8,11 +8,12 @@ hold anything of the daemon but its own buffers.
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import closing, suppress
 from typing import Final
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import AttrsInstance, define, field
 
 from mmiod.control import messages
 from mmiod.control.commands import NAME
@@ -45,13 +46,18 @@ class Client:
 
     stream: trio.abc.Stream
     service: Service
+    call: str = ""
+    """The method that is being answered."""
     _received: bytearray = field(factory=bytearray)
 
     async def serve(self) -> None:
         """Answer calls, one after another, until the client has gone."""
         try:
             while True:
-                await self._answer(parse_call(await self._next_frame()))
+                call = parse_call(await self._next_frame())
+                self.call = call.method
+                await self._answer(call)
+                self.call = ""
         except (Gone, trio.BrokenResourceError):
             return
 
@@ -72,11 +78,12 @@ class Client:
 
     async def _pour(self, stream: Stream) -> None:
         """Send what a stream has, for as long as the client is there."""
-        while True:
-            for reply in stream():
-                await self.stream.send_all(encode_reply(CONVERTER.unstructure(reply), continues=True))
-            with trio.move_on_after(CATCH_UP_S if stream.behind else POLL_S):
-                await self._receive()
+        with closing(stream):
+            while True:
+                for reply in stream():
+                    await self.stream.send_all(encode_reply(CONVERTER.unstructure(reply), continues=True))
+                with trio.move_on_after(CATCH_UP_S if stream.behind else POLL_S):
+                    await self._receive()
 
     async def _next_frame(self) -> bytes:
         """A call's bytes, without the NUL at its end."""
@@ -100,24 +107,39 @@ class Server:
     """Serves on listening sockets that others made."""
 
     service: Service
-    clients: int = 0
+    clients: set[Client] = field(factory=set)
 
     async def run(self, listeners: list[trio.SocketListener]) -> None:
         """Serve until cancelled."""
         await trio.serve_listeners(self._serve, listeners)
 
+    def waiting(self, method: str) -> list[int]:
+        """The connections on which an answer of this method is waited for."""
+        return [
+            client.stream.socket.fileno()
+            for client in self.clients
+            if client.call == method and isinstance(client.stream, trio.SocketStream)
+        ]
+
+    async def go_on(self, stream: trio.SocketStream, reply: AttrsInstance) -> None:
+        """Give the answer to a call that another server of this socket took, and serve on."""
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(encode_reply(CONVERTER.unstructure(reply)))
+        await self._serve(stream)
+
     async def _serve(self, stream: trio.SocketStream) -> None:
         log = structlog.get_logger()
-        self.clients += 1
+        client = Client(stream, self.service)
+        self.clients.add(client)
         try:
-            if self.clients > MAX_CLIENTS:
+            if len(self.clients) > MAX_CLIENTS:
                 log.warning("control_client_refused", limit=MAX_CLIENTS)
                 refusal = fail(NAME, messages.TooManyClients(MAX_CLIENTS))
                 await stream.send_all(encode_failure(refusal))
                 return
-            await Client(stream, self.service).serve()
+            await client.serve()
         except Malformed as error:
             log.warning("control_call_refused", reason=str(error))
         finally:
-            self.clients -= 1
+            self.clients.discard(client)
             await trio.aclose_forcefully(stream)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Final
 
-from attrs import define
+from attrs import define, field
 
 from mmiod.control.daemon import Daemon
 from mmiod.control.messages import Access, Watched
+from mmiod.machine.machine import Machine
+from mmiod.machine.published import NOBODY
 from mmiod.trace import Filter, Record, decode
 from mmiod.values import Direction, Space
 
@@ -27,13 +30,15 @@ class Watch:
     daemon: Daemon
     filter: Filter
     serial: int
+    _withheld: list[tuple[Machine, str]] = field(factory=list)
     _introduced: bool = False
 
     def __call__(self) -> list[Watched]:
         """At most one reply: accesses, or a count of lost ones; first of all what is covered."""
         if not self._introduced:
             self._introduced = True
-            return [Watched([], 0, self.filter.covers, self._matching_devices())]
+            withdrawn = sorted(self._withhold())
+            return [Watched([], 0, self.filter.covers, self._matching_devices(), withdrawn)]
         records, end, dropped = self.daemon.recorder.since(self.serial, SCANNED_PER_POLL)
         numbered = enumerate(records, end - len(records))
         found = ((serial, record) for serial, record in numbered if self.filter.matches(record))
@@ -42,6 +47,21 @@ class Watch:
         if not shown and not dropped:
             return []
         return [Watched([self._access(record) for _, record in shown], dropped)]
+
+    def _withhold(self) -> Iterator[str]:
+        """Have every access come here that may pass the filter; which devices that changes."""
+        for vm, machine in self.daemon.machines.items():
+            for device in (*machine.hosts, NOBODY):
+                if self.filter.may_match(vm, device):
+                    self._withheld.append((machine, device))
+                    if machine.withhold(device) and device != NOBODY:
+                        yield f"{vm}/{device}"
+
+    def close(self) -> None:
+        """Nobody watches any more."""
+        for machine, device in self._withheld:
+            machine.release(device)
+        self._withheld.clear()
 
     @property
     def behind(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmiod.device import Pending
 from mmiod.machine.address_map import MSR_BYTES
-from mmiod.machine.host import Busy, Host
+from mmiod.machine.waist import Busy, Host
 from mmiod.values import Completion, Direction, Forward, Space, ones
 from mmiod.x86 import GuestFault, Suspend
 from mmiod.x86.faults import GP

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mmiod.core.bus import Run, check_msr, transact
 from mmiod.core.strings import room_of
 from mmiod.machine.address_map import LENGTHS
-from mmiod.machine.host import Host
+from mmiod.machine.waist import Host
 from mmiod.values import READ, DecodedExit, Fault, Forward, Space, Values
 from mmiod.x86 import GuestFault
 

@@ -17,8 +17,8 @@ from mmiod.x86 import SLOW
 
 if TYPE_CHECKING:
     from mmiod.core.translation import Translation
-    from mmiod.machine.host import Host
     from mmiod.machine.machine import Machine
+    from mmiod.machine.waist import Host
     from mmiod.x86 import Direct
 
 

@@ -32,6 +32,13 @@ def bind(stack: contextlib.ExitStack, path: Path, kind: socket.SocketKind) -> so
     return listener
 
 
+def keep(stack: contextlib.ExitStack, path: Path, descriptor: int) -> socket.socket:
+    """A socket that listens on `path` already and is ours now; both disappear with the stack."""
+    listener = stack.enter_context(socket.socket(fileno=descriptor))
+    stack.callback(path.unlink, missing_ok=True)
+    return listener
+
+
 def _remove_stale(path: Path, kind: socket.SocketKind) -> None:
     """Remove a socket that nobody listens on; refuse to take one over that somebody does."""
     if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):

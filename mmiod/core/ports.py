@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from mmiod.machine.ports import BackendStatus, Keeping
 
@@ -18,8 +18,13 @@ MAX_QUEUED: Final = 1 << 20
 """Bytes of a stream that may wait for its backend."""
 MAX_PIECES: Final = 4096
 """Of a framed stream."""
+MAX_PIECE: Final = 1 << 16
+"""Bytes of any other that go to its backend at once."""
 MAX_REQUESTS: Final = 64
 """Requests of a service that may wait for its backend."""
+
+NOBODY: Final = 0
+"""Number of a request whose answer nobody waits for; a device's begin with 1."""
 
 
 @define(eq=False)
@@ -37,6 +42,11 @@ class Signal:
         """Wait for the next `set`."""
         await self._event.wait()
 
+    @property
+    def upcoming(self) -> trio.Event:
+        """The next `set`, to be waited for behind a look at what may change meanwhile."""
+        return self._event
+
 
 @define(eq=False)
 class StreamQueue:
@@ -47,8 +57,15 @@ class StreamQueue:
     """Pieces are messages: they are not joined."""
     readied: Signal = field(factory=Signal)
     changed: Signal = field(factory=Signal)
+    taken: bytes = b""
+    """The piece that is being written."""
     _pieces: deque[bytearray] = field(factory=deque)
     _queued: int = 0
+
+    @property
+    def waiting(self) -> list[bytes]:
+        """The pieces that are not being written yet."""
+        return [bytes(piece) for piece in self._pieces]
 
     @property
     def queued(self) -> int:
@@ -74,21 +91,32 @@ class StreamQueue:
         """Called by a hook: the device may have room."""
         self.readied.set()
 
-    async def take(self) -> bytes:
-        """The next piece; `wrote` or `dropped` ends it."""
-        while not self._pieces:
+    async def filled(self) -> None:
+        """Wait until there is a piece to write."""
+        while not (self.taken or self._pieces):
             await self.changed.wait()
-        return bytes(self._pieces.popleft())
+
+    def take(self) -> bytes:
+        """The next piece, the same one until `wrote` or `dropped` ends it."""
+        if self.taken:
+            return self.taken
+        if self.framed or len(self._pieces[0]) <= MAX_PIECE:
+            self.taken = bytes(self._pieces.popleft())
+        else:
+            self.taken = bytes(self._pieces[0][:MAX_PIECE])
+            del self._pieces[0][:MAX_PIECE]
+        return self.taken
 
     def wrote(self, count: int) -> None:
-        """Bytes have reached the backend."""
+        """Bytes of the piece have reached the backend."""
         self._queued -= count
+        self.taken = self.taken[count:]
         self.changed.set()
 
-    def dropped(self, count: int) -> None:
-        """Bytes are lost with their backend."""
-        self.status.lost += count
-        self.wrote(count)
+    def dropped(self) -> None:
+        """The piece is lost with its backend."""
+        self.status.lost += len(self.taken)
+        self.wrote(len(self.taken))
 
 
 @frozen
@@ -121,6 +149,8 @@ class RequestQueue:
     """The first one may be under way."""
     refused: deque[Ask] = field(factory=lambda: deque(maxlen=MAX_REQUESTS))
     """What found the queue full."""
+    _unwanted: int = NOBODY
+    """Number of the request that is to end early."""
 
     @property
     def busy(self) -> bool:
@@ -135,9 +165,26 @@ class RequestQueue:
 
     def cancel(self, number: int) -> None:
         """Called by a hook: returns at once; only a request under way can be ended early."""
-        first = self.waiting[0] if self.waiting else None
-        if isinstance(first, Ask) and first.number == number:
+        if self._is_first(number):
+            self._unwanted = number
             self.cancelled.set()
+
+    async def unwanted(self) -> None:
+        """Wait until the first request is to end early, which one that has ended meanwhile is not."""
+        while self._unwanted == NOBODY or not self._is_first(self._unwanted):
+            await self.cancelled.wait()
+        self._unwanted = NOBODY
+
+    def _is_first(self, number: int) -> bool:
+        first = self.waiting[0] if self.waiting else None
+        return isinstance(first, Ask) and first.number == number
+
+    def disown(self, last: int) -> None:
+        """Called by a restart: who asked for more does not know it any more."""
+        for queue in (self.waiting, self.refused):
+            for place, found in enumerate(queue):
+                if isinstance(found, Ask) and found.number > last:
+                    queue[place] = evolve(found, number=NOBODY)
 
     def fetch(self) -> None:
         """Ask what the backend keeps, behind the requests that wait."""

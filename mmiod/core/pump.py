@@ -1,9 +1,13 @@
-"""The core task's loop: one private epoll for all descriptors, synchronous callbacks.
+"""The core task's loop: one private epoll for all descriptors, synchronous callbacks, and slots.
 
 An attachment registers a descriptor and a callback; the callback takes one message, so
 that all connections get their turn, and what it leaves is reported again.  Between
 polls the loop passes a trio checkpoint every `TURN_NS`, and with nothing to do it parks
 on the epoll itself: one trio object for all connections, none of them on an exit's way.
+
+Exits in shared memory tell nobody that they are there: their source is looked at, in turn with
+the others, until it has been silent for a while.  Then it is parked, on its own, and costs
+nothing until its client writes to the kick, one of the descriptors.
 """
 
 from __future__ import annotations
@@ -18,11 +22,15 @@ from typing import Final
 import trio
 from attrs import define, field
 
+from mmiod.core.spin import Source
+
 TURN_NS: Final = 500_000
 """Time between two checkpoints while there is work."""
 READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP
 WRITABLE: Final = select.EPOLLOUT
 _EVENTS_PER_POLL: Final = 64
+LOOKS: Final = 32
+"""At every source between two looks at the clock and at the descriptors."""
 
 Callback = Callable[[int], None]
 """Takes the epoll events of its descriptor."""
@@ -33,11 +41,14 @@ class Pump:
     """All descriptors of the core; `working` is set while it is not parked."""
 
     working: threading.Event
+    spin_ns: int = 0
+    """How long to look at a source at most before it is parked."""
     _epoll: select.epoll = field(factory=select.epoll)
     _callbacks: dict[int, Callback] = field(factory=dict)
     _due: list[Callable[[], None]] = field(factory=list)
     _wake: int = field(factory=lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-
+    _awake: tuple[Source, ...] = ()
+    """Replaced as a whole: a source may end while the loop goes through them."""
     _turning: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -60,6 +71,51 @@ class Pump:
         """Forget a descriptor, before it is closed."""
         if self._callbacks.pop(descriptor, None) is not None and not self._epoll.closed:
             self._epoll.unregister(descriptor)
+
+    # --- slots ---------------------------------------------------------------------------
+
+    def attend(self, source: Source, kick: int) -> None:
+        """Look at a source from now on; `kick` is an eventfd whose writes end its sleep.
+
+        It is never read: its owner could make that wait, as file status flags are shared.
+
+        Raises:
+            OSError: nobody can wait for this descriptor.
+        """
+        self.register(kick, lambda _events: self._kicked(source), select.EPOLLIN | select.EPOLLET)
+        self._rouse(source, monotonic_ns())
+
+    def dismiss(self, source: Source, kick: int) -> None:
+        """Forget a source, before its kick is closed."""
+        self._awake = tuple(known for known in self._awake if known is not source)
+        self.unregister(kick)
+
+    def _kicked(self, source: Source) -> None:
+        if source not in self._awake:
+            now = monotonic_ns()
+            source.spin.woken(now)
+            self._rouse(source, now)
+
+    def _rouse(self, source: Source, now_ns: int) -> None:
+        source.spin.since_ns = now_ns
+        source.rouse()
+        self._awake = (*self._awake, source)
+
+    def _look(self) -> None:
+        """Look at all sources that are awake, and let those sleep that have been silent."""
+        active = set[Source]()
+        for _ in range(LOOKS):
+            for source in self._awake:
+                if source.poll():
+                    active.add(source)
+        now = monotonic_ns()
+        for source in self._awake:
+            if source in active:
+                source.spin.since_ns = now
+            elif source.spin.over(now) and source.park():
+                self._awake = tuple(known for known in self._awake if known is not source)
+
+    # --- the loop ------------------------------------------------------------------------
 
     def soon(self, action: Callable[[], None]) -> None:
         """Run an action after the callbacks of this turn, or of the next one if parked."""
@@ -98,7 +154,7 @@ class Pump:
         self._turning = True
         while monotonic_ns() < end:
             ready = self._epoll.poll(0, _EVENTS_PER_POLL)
-            if not ready and not self._due:
+            if not ready and not self._due and not self._awake:
                 self._turning = False
                 return False
             for descriptor, events in ready:
@@ -108,4 +164,6 @@ class Pump:
             due, self._due = self._due, []
             for action in due:
                 action()
+            if self._awake:
+                self._look()
         return True

@@ -6,7 +6,7 @@ from functools import partial
 
 import trio
 
-from mmiod.core.device_task import Inject
+from mmiod.core.gate import Inject
 from mmiod.machine.machine import Machine
 from mmiod.machine.restart import restart
 

@@ -2,6 +2,8 @@
 
 It sleeps while the core is parked.  While the core works it looks at every machine's
 mark a few times per deadline and raises `HookDeadlineExceeded` in the core's thread.
+The deadline is one of the core's CPU time, as a loaded host gives it less than passes by the
+clock; a hook that needs none, as it sleeps, is late after `CLOCK` deadlines by the clock.
 A hook inside C code cannot be interrupted this way: the exception waits until the call
 returns.  One that goes on for `PATIENCE` deadlines more never will: the process aborts, by
 `lifeline`, which also ends it where C code lets no thread of Python's run, this one included.
@@ -11,8 +13,10 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterable
-from time import perf_counter_ns
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from time import clock_gettime_ns, perf_counter_ns, pthread_getcpuclockid
 from typing import Final, Protocol
 
 from attrs import define, field
@@ -20,10 +24,17 @@ from attrs import define, field
 from mmiod.machine.mark import HookDeadlineExceeded, Mark
 
 LOOKS_PER_DEADLINE: Final = 4
+CLOCK: Final = 10
+"""Deadlines by the clock that a hook has, however little CPU time it got."""
 PATIENCE: Final = 10
 """Deadlines after the first interruption until a hook counts as lost."""
 _RAISE: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _RAISE.argtypes = (ctypes.c_ulong, ctypes.py_object)
+
+
+def cpu_clock(thread: int) -> Callable[[], int]:
+    """CPU time, in ns, of a thread of this process that lives."""
+    return partial(clock_gettime_ns, pthread_getcpuclockid(thread))
 
 
 class Lifeline(Protocol):
@@ -49,9 +60,17 @@ class Watchdog:
     """The core's thread."""
     working: threading.Event = field(factory=threading.Event)
     lifeline: Lifeline | None = None
+    cpu: Callable[[], int] = field()
+    """CPU time of the core's thread, in ns."""
+    _seen: deque[tuple[int, int]] = field(factory=partial(deque, maxlen=LOOKS_PER_DEADLINE * CLOCK))
+    """By the clock and of CPU time: when it looked."""
     _stopped: threading.Event = field(factory=threading.Event)
     _struck: dict[int, tuple[int, int, int]] = field(factory=dict)
     """By mark: the serial that was interrupted last, when, and how often."""
+
+    @cpu.default
+    def _cpu(self) -> Callable[[], int]:
+        return cpu_clock(self.thread)
 
     def start(self) -> None:
         """Begin to watch."""
@@ -70,6 +89,7 @@ class Watchdog:
             self.working.wait()
             if self.lifeline is not None:
                 self.lifeline.wind_up()
+            self.note()
             self._stopped.wait(period)
             for mark in list(self.marks):
                 self.look(mark)
@@ -79,13 +99,28 @@ class Watchdog:
         if self.lifeline is not None:
             self.lifeline.rest()
 
+    def note(self) -> None:
+        """Remember how much CPU time the core has had by now."""
+        self._seen.append((perf_counter_ns(), self.cpu()))
+
+    def _is_late(self, since_ns: int) -> bool:
+        """Whether a hook that began then has used up its time.
+
+        Of its CPU time that before the next look is not counted: who runs is asked a few times only.
+        """
+        passed = perf_counter_ns() - since_ns
+        if passed < self.deadline_ns or passed >= CLOCK * self.deadline_ns:
+            return passed >= self.deadline_ns
+        before = next((used for seen, used in self._seen if seen >= since_ns), None)
+        return before is not None and self.cpu() - before >= self.deadline_ns
+
     def look(self, mark: Mark) -> None:
         """Interrupt the hook that runs under this mark if it is late, again after each further deadline.
 
         An interruption can be lost: in a finaliser or a callback of the garbage collector.
         """
         serial, since = mark.serial, mark.since_ns
-        if not since or perf_counter_ns() - since < self.deadline_ns:
+        if not since or not self._is_late(since):
             return
         now = perf_counter_ns()
         last, struck_ns, count = self._struck.get(id(mark), (None, 0, 0))

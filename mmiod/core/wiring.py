@@ -8,7 +8,10 @@ from attrs import define, evolve, field
 
 from mmiod.core.backends.faces import Place, ServiceBackend, StreamBackend
 from mmiod.core.backends.specs import NULL, service_backend, stream_backend
-from mmiod.core.device_task import DeviceTask, Inject, ServiceLane, StreamLane
+from mmiod.core.device_task import DeviceTask
+from mmiod.core.gate import Inject
+from mmiod.core.service_lane import ServiceLane
+from mmiod.core.stream_lane import StreamLane
 from mmiod.device import Device
 from mmiod.machine.description import BackendDescription
 from mmiod.machine.machine import Machine

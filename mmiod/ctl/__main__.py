@@ -27,7 +27,7 @@ EPILOG: Final = """\
 exit codes:
   0  done; a watch was ended by Ctrl-C, or by its reader; attach by Ctrl-]
   1  the daemon refused: no such VM, device or register, a filter that cannot be read,
-     a plugin that is not fit to serve; nothing to attach to
+     a plugin or a program that is not fit to serve; nothing to attach to
   2  the command line is wrong
   3  no daemon: it does not run, may not be reached, or went away meanwhile
 """
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "mmioctl",
-        description="Look at a running mmiod, and reload its plugins.",
+        description="Look at a running mmiod, reload its plugins, and upgrade it.",
         epilog=EPILOG,
         formatter_class=_RAW,
     )
@@ -227,6 +227,7 @@ _REFUSALS: Final = {
     "UnknownDevice": "{device} is not the name of one device; there are: {known}",
     "UnknownPlugin": "{name} is neither a plugin nor the name of one device; there are: {known}",
     "ReloadRejected": "{plugin} is not reloaded: {place}{reason}\n{remedy}",
+    "UpgradeRejected": "the daemon is not upgraded, and serves on:\n{reason}",
     "InvalidFilter": "the filter cannot be read: {reason}",
     "TooManyClients": "the daemon serves {limit} control clients already",
 }

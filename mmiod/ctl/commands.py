@@ -22,6 +22,11 @@ def of_vm(options: argparse.Namespace) -> dict[str, str | None]:
     return {"vm": options.vm}
 
 
+def nothing(_options: argparse.Namespace) -> dict[str, str | None]:
+    """About the daemon."""
+    return {}
+
+
 def of_device(options: argparse.Namespace) -> dict[str, str | None]:
     """About one device, given as DEVICE or VM/DEVICE."""
     vm, _, device = options.device.rpartition("/")
@@ -228,6 +233,12 @@ def _latency(found: Object) -> tuple[str, str]:
     return duration(found["p50_ns"]), duration(found["p99_ns"])
 
 
+def show_upgraded(answer: Object) -> Iterator[str]:
+    """One line."""
+    pause = duration(1000 * answer["pause_us"])
+    yield f"mmiod {answer['version']} serves, upgrade {answer['upgrades']}; the pause was {pause}"
+
+
 COMMANDS: Final[tuple[tuple[str, str, str, Parameters, Show], ...]] = (
     ("devices", "devices: where they are, what they did", "ListDevices", of_vm, show_devices),
     ("map", "the address map, holes included", "GetMap", of_vm, show_map),
@@ -237,5 +248,6 @@ COMMANDS: Final[tuple[tuple[str, str, str, Parameters, Show], ...]] = (
     ("statistics", "accesses and latencies of each device", "GetStatistics", of_vm, show_statistics),
     ("reload", "let a plugin's edited files serve, while guests run", "Reload", of_plugin, show_reloaded),
     ("rollback", "let a plugin's generation before serve again", "Rollback", of_plugin, show_reloaded),
+    ("upgrade", "execute the daemon anew, while guests run", "Upgrade", nothing, show_upgraded),
 )
 """Each but `watch`: name, help, method, its parameters, its answer for people."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from mmiod.ctl.client import Object
@@ -23,10 +23,14 @@ _BOLD, _RED, _DIM, _OFF = "\x1b[1m", "\x1b[31m", "\x1b[2m", "\x1b[m"
 
 def introduce(first: Object) -> str:
     """What the filter covers, in the words of the daemon, and whether it can match anything."""
-    names = first["devices"]
-    shown = ", ".join(names[:DEVICES_SHOWN]) or "none"
+    published = first.get("withdrawn") or ()
+    past = f"; published, and asked for while this lasts: {_few(published)}" if published else ""
+    return f"watching {first['covers']}; devices that match now: {_few(first['devices']) or 'none'}{past}"
+
+
+def _few(names: Sequence[str]) -> str:
     more = f" and {len(names) - DEVICES_SHOWN} more" if len(names) > DEVICES_SHOWN else ""
-    return f"watching {first['covers']}; devices that match now: {shown}{more}"
+    return ", ".join(names[:DEVICES_SHOWN]) + more
 
 
 class JsonLines:

@@ -12,8 +12,8 @@ from attrs import define, evolve, field
 from mmiod.core.run import Platform, run
 from mmiod.device import Device, Region
 from mmiod.machine.description import DeviceDescription, Placement, UnclaimedDescription
-from mmiod.machine.host import Host
 from mmiod.machine.memory import Slot, storage_of
+from mmiod.machine.waist import Host
 from mmiod.values import (
     Completion,
     DecodedExit,

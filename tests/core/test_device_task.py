@@ -12,8 +12,8 @@ import trio.testing
 from attrs import define, field
 
 from mmiod.core.backends.faces import BackendFailed, Link, RequestRefused, ServiceLink
-from mmiod.core.device_task import CHUNK
 from mmiod.core.ports import MAX_QUEUED, MAX_REQUESTS
+from mmiod.core.stream_lane import CHUNK
 from mmiod.machine.ports import Keeping
 from tests.core.backends import serving
 

@@ -7,20 +7,27 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from devices.legacy.uart16550 import Uart16550
 from mmiod.core.backends.faces import Place
 from mmiod.core.ports import Signal
 from mmiod.core.wiring import choose, connect
 from mmiod.device.uart16550 import FCR, LSR
+from mmiod.machine.backoff import FIRST_NS, MAX_ATTEMPTS
 from mmiod.machine.description import DeviceDescription
+from mmiod.machine.restart import restart
 from mmiod.values import READ, WRITE
 from tests.machine.machines import Rig
 
 
 @pytest.mark.parametrize("fcr", [0, FCR.FIFO_ENABLE])
-async def test_paste_arrives_whole(tmp_path: Path, fcr: int) -> None:
-    """Without FIFOs and with: in order, nothing lost, no overrun, however slowly it is read."""
+@pytest.mark.parametrize("failures", [(), (1, 100, 101, 700)], ids=["", "quarantines"])
+async def test_paste_arrives_whole(tmp_path: Path, fcr: int, failures: tuple[int, ...]) -> None:
+    """Without FIFOs and with: in order, nothing lost, no overrun, however slowly it is read.
+
+    Nor when the device fails on the way, and the rest comes while it is in quarantine.
+    """
     data = bytes(range(256)) * 8
     rig = Rig({"uart": (Uart16550, DeviceDescription("legacy/uart16550"))})
     host, changed = rig.machine.hosts["uart"], Signal()
@@ -57,10 +64,20 @@ async def test_paste_arrives_whole(tmp_path: Path, fcr: int) -> None:
                     character = host.access("ports", 0, 1, READ, 0)
                     assert isinstance(character, int)
                     received.append(character)
+                    if len(received) in failures:
+                        host.access("ports", 7, 1, WRITE, 0)  # what it fails at is not given again
+                        host.quarantine(RuntimeError("on the way"))
+                        await trio.testing.wait_all_tasks_blocked(0.01)  # bytes come, and wait
+                        assert 0 == host.room("serial")
+                        rig.now += FIRST_NS << MAX_ATTEMPTS
+                        restart(rig.machine, *rig.machine.backoff.ready())
                 else:
                     await changed.wait()
             await client.aclose()
             nursery.cancel_scope.cancel()
-    assert [event for event, _ in rig.events] == ["backend_opened"]
+    assert [event for event, _ in rig.events] == [
+        "backend_opened",
+        *["device_quarantined", "device_restarted"] * len(failures),
+    ]
     assert data == received
     assert not seen & LSR.OE

@@ -9,7 +9,7 @@ from time import perf_counter_ns
 
 import pytest
 
-from mmiod.core.watchdog import Watchdog
+from mmiod.core.watchdog import Watchdog, cpu_clock
 from mmiod.device import Device
 from mmiod.machine.description import DeviceDescription, Placement
 from mmiod.machine.host import InlineHost
@@ -182,14 +182,19 @@ def test_hooks_that_end_around_the_deadline_are_never_interrupted_outside(
 
 
 class Fake:
-    """Counts what would have been interrupted."""
+    """Counts what would have been interrupted; the core has CPU time as it passes, but for what is lost."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1
+        self.lost = 0
         self.struck: list[int] = []
         monkeypatch.setattr("mmiod.core.watchdog.perf_counter_ns", lambda: self.now)
         monkeypatch.setattr("mmiod.machine.mark.perf_counter_ns", lambda: self.now)
         monkeypatch.setattr("mmiod.core.watchdog._RAISE", self.strike)
+
+    def watchdog(self, mark: Mark) -> Watchdog:
+        """One that has the deadline 100."""
+        return Watchdog([mark], 100, thread=7, cpu=lambda: self.now - self.lost)
 
     def strike(self, thread: int, kind: type[BaseException]) -> None:
         """Instead of PyThreadState_SetAsyncExc."""
@@ -200,8 +205,9 @@ class Fake:
 def test_hook_that_goes_on_is_interrupted_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interruption that was lost is repeated after another deadline, not before."""
     fake, mark = Fake(monkeypatch), Mark()
-    watchdog = Watchdog([mark], 100, thread=7)
+    watchdog = fake.watchdog(mark)
     mark.enter("dev")
+    watchdog.note()
     for passed, struck in ((100, 1), (99, 1), (1, 2)):
         fake.now += passed
         watchdog.look(mark)
@@ -211,10 +217,11 @@ def test_hook_that_goes_on_is_interrupted_again(monkeypatch: pytest.MonkeyPatch)
 def test_each_late_hook_is_interrupted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before its deadline, then once however often the watchdog looks; the next hook anew."""
     fake, mark = Fake(monkeypatch), Mark()
-    watchdog = Watchdog([mark], 100, thread=7)
+    watchdog = fake.watchdog(mark)
     watchdog.look(mark)
     for round_ in (1, 2):
         outer = mark.enter("dev")
+        watchdog.note()
         fake.now += 99
         watchdog.look(mark)
         assert round_ - 1 == len(fake.struck)
@@ -238,8 +245,64 @@ def test_hook_that_ended_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch
         return fake.now + 1000
 
     monkeypatch.setattr("mmiod.core.watchdog.perf_counter_ns", late)
-    Watchdog([mark], 100).look(mark)
+    fake.watchdog(mark).look(mark)
     assert [] == fake.struck
+
+
+def test_time_that_the_host_spends_elsewhere_is_not_the_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook has its deadline in CPU time, whenever it gets that, within ten deadlines by the clock."""
+    fake, mark = Fake(monkeypatch), Mark()
+    watchdog = fake.watchdog(mark)
+    mark.enter("dev")
+    watchdog.note()
+    for lost, gained, struck in ((300, 50, 0), (400, 49, 0), (0, 1, 1)):
+        fake.lost += lost
+        fake.now += lost + gained
+        watchdog.note()
+        watchdog.look(mark)
+        assert struck == len(fake.struck)
+
+
+def test_hook_that_needs_no_cpu_time_is_late_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sleeps: after ten deadlines that is enough."""
+    fake, mark = Fake(monkeypatch), Mark()
+    watchdog = fake.watchdog(mark)
+    mark.enter("dev")
+    watchdog.note()
+    for passed, struck in ((999, 0), (1, 1)):
+        fake.lost += passed
+        fake.now += passed
+        watchdog.look(mark)
+        assert struck == len(fake.struck)
+
+
+def test_cpu_time_before_the_hook_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither that of other hooks, nor what passed until the watchdog looked for the first time."""
+    fake, mark = Fake(monkeypatch), Mark()
+    watchdog = fake.watchdog(mark)
+    watchdog.note()
+    fake.now += 500
+    mark.enter("dev")
+    fake.now += 25
+    watchdog.note()
+    for passed, struck in ((99, 0), (1, 1)):
+        fake.now += passed
+        watchdog.look(mark)
+        assert struck == len(fake.struck)
+
+
+def test_the_cpu_time_is_the_threads_own() -> None:
+    """Of a thread that waits none passes while another one works."""
+    waits = threading.Event()
+    thread = threading.Thread(target=waits.wait, daemon=True)
+    thread.start()
+    assert thread.ident is not None
+    others, own = cpu_clock(thread.ident), cpu_clock(threading.get_ident())
+    before = others(), own()
+    spin(lambda: own() - before[1] > 10 * DEADLINE_NS)
+    assert others() - before[0] < DEADLINE_NS
+    waits.set()
+    thread.join()
 
 
 def test_watchdog_sleeps_while_the_core_is_parked() -> None:

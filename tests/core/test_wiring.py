@@ -58,7 +58,7 @@ def test_what_two_backends_cannot_share_is_refused(
 def test_what_can_be_shared_is_not(tmp_path: Path, spec: str) -> None:
     """Names of VM and device part the paths; logs and files take everybody's."""
     built = daemon.build(config.load(configured(tmp_path, spec, spec)))
-    assert 4 == len([lane for task in built.device_tasks for lane in task.streams])
+    assert 4 == len([lane for task in built.device_tasks.values() for lane in task.streams])
 
 
 def test_every_wrong_backend_is_reported(tmp_path: Path) -> None:

@@ -1,0 +1,240 @@
+"""From a configuration to a daemon: plugins loaded, machines assembled, nothing started."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+from attrs import define, field
+
+from mmiod import config as configuration
+from mmiod.attach.attachment import Attachment
+from mmiod.attach.functions import FunctionsAttachment, check_functions
+from mmiod.attach.vm import VmAttachment
+from mmiod.core.backends.faces import Place
+from mmiod.core.device_task import DeviceTask
+from mmiod.core.pump import Pump
+from mmiod.core.spin import cap_ns
+from mmiod.core.watchdog import Watchdog
+from mmiod.core.wiring import Backends, choose, connect
+from mmiod.errors import ConfigError, MachineError, PluginError
+from mmiod.machine.assembly import MakeHost, Part, assemble
+from mmiod.machine.clock import MachineClock
+from mmiod.machine.machine import Machine
+from mmiod.plugins.loader import bundled_directories
+from mmiod.plugins.process.host import process_host
+from mmiod.plugins.registry import Registry
+from mmiod.plugins.reload import Reloader
+from mmiod.protocol.exit import Offer
+from mmiod.trace import Recorder
+from mmiod.upgrade.upgrader import Upgrader
+from mmiod.values import Space
+
+if TYPE_CHECKING:
+    from mmiod.attach.flights import Flights
+    from mmiod.attach.function import FunctionAttachment
+    from mmiod.config import Config, DaemonConfig, VmConfig
+    from mmiod.machine.description import DeviceDescription, MachineDescription
+
+GENERATION: Final = 1
+VFIO_USER: Final = "vfio-user"
+PROCESS: Final = "process"
+LEVELS: Final = {
+    "device_quarantined": "error",
+    "device_abandoned": "error",
+    "tpm_failed": "error",
+    "effect_unknown": "error",
+    "isolation_incomplete": "warning",
+    "backend_failed": "warning",
+    "access_unclaimed": "warning",
+    "interrupt_dropped": "warning",
+    "access_expired": "warning",
+    "message_refused": "warning",
+    "connection_not_accepted": "warning",
+}
+"""Of events that are no plain information."""
+
+
+@define(eq=False)
+class Daemon:
+    """Everything that runs; also what the control socket sees."""
+
+    config: Config
+    recorder: Recorder
+    machines: Mapping[str, Machine]
+    attachments: Mapping[str, Attachment]
+    pump: Pump
+    watchdog: Watchdog
+    device_tasks: Mapping[tuple[str, str], DeviceTask]
+    """By VM and device."""
+    reloader: Reloader
+    upgrader: Upgrader
+    started: trio.Event = field(factory=trio.Event)
+    stopping: trio.Event = field(factory=trio.Event)
+
+    def flights(self, vm: str) -> Flights | None:
+        """The exits of a VM's session; None while no hypervisor is attached."""
+        return self.attachments[vm].flights
+
+    def functions(self, vm: str) -> Mapping[str, FunctionAttachment]:
+        """What a VM's hypervisor reaches by vfio-user, by device; nothing for the exit protocol."""
+        attachment = self.attachments[vm]
+        return attachment.functions if isinstance(attachment, FunctionsAttachment) else {}
+
+    def work(self, action: Callable[[], None]) -> None:
+        """Run an action that calls a plugin's code: under the watchdog's eyes."""
+        self.pump.work(action)
+
+    def close(self) -> None:
+        """Let devices end that were built."""
+        for machine in self.machines.values():
+            for host in machine.hosts.values():
+                host.close()
+
+    def status(self) -> str:
+        """One line for people."""
+        attached = sum(attachment.attached for attachment in self.attachments.values())
+        devices = sum(len(machine.hosts) for machine in self.machines.values())
+        accesses = self.recorder.serial
+        return f"{len(self.machines)} VMs, {attached} attached, {devices} devices, {accesses} accesses"
+
+
+def build(config: Config) -> Daemon:
+    """Load all plugins and assemble all machines; nothing is started.
+
+    Raises:
+        ConfigError: with every problem of every machine file.
+    """
+    settings = config.daemon
+    recorder = Recorder(settings.recorder_capacity)
+    deadline_ns = settings.hook_deadline_ms * 1_000_000
+    plugins = Registry([*settings.plugins, *bundled_directories()])
+    machines: dict[str, Machine] = {}
+    described: dict[tuple[str, str], tuple[DeviceDescription, Path]] = {}
+    backends: dict[tuple[str, str], Backends] = {}
+    problems: list[str] = []
+    for vm in config.vm:
+        try:
+            machines[vm.name] = _machine(vm, plugins, recorder, backends, described, deadline_ns)
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    problems += _contended(backends)
+    if problems:
+        raise ConfigError(problems)
+    watchdog = Watchdog([machine.mark for machine in machines.values()], deadline_ns)
+    pump = Pump(watchdog.working, cap_ns(settings.spin_us))
+    attachments = {vm.name: _attachment(vm, machines[vm.name], pump, settings) for vm in config.vm}
+    tasks = {
+        (vm, device): connect(machines[vm], device, chosen, attachments[vm].inject)
+        for (vm, device), chosen in backends.items()
+    }
+
+    def work(action: Callable[[], None]) -> None:
+        pump.work(action)
+        for attachment in attachments.values():
+            pump.work(attachment.settle)
+
+    reloader = Reloader(plugins, machines, described, recorder, deadline_ns, work)
+    upgrader = Upgrader(machines, attachments, tasks, pump.work)
+    return Daemon(config, recorder, machines, attachments, pump, watchdog, tasks, reloader, upgrader)
+
+
+def _attachment(vm: VmConfig, machine: Machine, pump: Pump, settings: DaemonConfig) -> Attachment:
+    if vm.protocol == VFIO_USER:
+        return FunctionsAttachment(machine, pump, settings.access_deadline_ms / 1000)
+    offer = Offer(
+        capabilities=0,  # the attachment's to say: they depend on the machine
+        generation=GENERATION,
+        hook_deadline_ns=settings.hook_deadline_ms * 1_000_000,
+        max_vcpus=settings.max_vcpus,
+        max_slots=settings.max_slots,
+        rep_bound=settings.rep_bound,
+    )
+    return VmAttachment(machine, pump, offer, settings.reconnect_grace_s)
+
+
+def _machine(
+    vm: VmConfig,
+    plugins: Registry,
+    recorder: Recorder,
+    backends: dict[tuple[str, str], Backends],
+    known: dict[tuple[str, str], tuple[DeviceDescription, Path]],
+    deadline_ns: int,
+) -> Machine:
+    description = configuration.load_machine(vm.machine)
+    problems: list[str] = []
+    parts: dict[str, Part] = {}
+    isolated: dict[str, MakeHost] = {}
+    directory = vm.machine.parent
+    for name, described in description.devices.items():
+        try:
+            plugin = plugins.get(described.plugin)
+            parts[name] = (plugin, configuration.configure(plugin, described, directory))
+            backends[vm.name, name] = choose(plugin, Place(vm.name, name, "", directory), described.streams)
+            known[vm.name, name] = described, directory
+            if described.isolation == PROCESS:
+                source = plugins.current[described.plugin].source
+                isolated[name] = partial(process_host, source, described, directory, deadline_ns)
+        except ConfigError as error:
+            problems += [f"{vm.machine}: devices.{name}.{problem}" for problem in error.problems]
+        except (PluginError, ValueError) as error:
+            problems.append(f"{vm.machine}: devices.{name}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return _assemble(vm, description, parts, isolated, recorder)
+
+
+def _contended(backends: Mapping[tuple[str, str], Backends]) -> list[str]:
+    """What two backends would have to share."""
+    owners: dict[str, str] = {}
+    problems = []
+    for (vm, device), chosen in backends.items():
+        for thing, place in chosen.owned():
+            owner = owners.setdefault(thing, f"{vm}/{device}.{place.name}")
+            if owner != f"{vm}/{device}.{place.name}":
+                problems.append(f"{vm}/{device}.{place.name}: {thing} is {owner}'s already")
+    return problems
+
+
+def _assemble(
+    vm: VmConfig,
+    description: MachineDescription,
+    parts: Mapping[str, Part],
+    isolated: Mapping[str, MakeHost],
+    recorder: Recorder,
+) -> Machine:
+    clock = MachineClock(time.monotonic_ns, _wall_s)
+    notify = partial(_notify, vm.name)
+    try:
+        functions = vm.protocol == VFIO_USER
+        machine = assemble(
+            vm.name,
+            description,
+            parts,
+            clock,
+            notify,
+            recorder.add,
+            own_memories=functions,
+            isolated=isolated,
+        )
+        if functions:
+            check_functions(machine)
+    except MachineError as error:
+        raise ConfigError([f"{vm.machine}: {problem}" for problem in error.problems]) from error
+    return machine
+
+
+def _wall_s() -> float:
+    return time.clock_gettime(time.CLOCK_REALTIME)
+
+
+def _notify(vm: str, event: str, **fields: object) -> None:
+    level = LEVELS.get(event, "info")
+    if event == "access_unclaimed" and fields["space"] == Space.PIO.name.lower():
+        level = "debug"  # firmware and systems probe ports blindly
+    getattr(structlog.get_logger(), level)(event, vm=vm, **fields)

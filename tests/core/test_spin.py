@@ -1,0 +1,142 @@
+"""How long the core looks at a silent source, and what the pump makes of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from attrs import define, field
+
+from mmiod.core import pump as pumping
+from mmiod.core.pump import Pump
+from mmiod.core.spin import LEAST_NS, Spin, cap_ns
+
+CAP = 200_000
+
+
+def test_sleeps_that_looking_did_not_save_halve_the_time_to_nothing() -> None:
+    """Events that come every 10 ms cost no CPU soon."""
+    spin, now, budgets = Spin(CAP), 0, []
+    for _ in range(8):
+        now += 10_000_000
+        spin.woken(now)
+        budgets.append(spin.budget_ns)
+    assert budgets == [CAP >> 1, CAP >> 2, CAP >> 3, CAP >> 4, CAP >> 5, CAP >> 6, 0, 0]
+    assert LEAST_NS > CAP >> 6
+
+
+def test_event_soon_after_falling_asleep_gives_all_of_the_time_back() -> None:
+    """Load that returns finds a daemon awake from its second exit on."""
+    spin = Spin(CAP, since_ns=1_000_000)
+    spin.budget_ns = 0
+    spin.woken(1_000_000 + CAP)
+    assert spin.budget_ns == CAP
+    assert not spin.over(1_000_000 + 2 * CAP - 1)
+    assert spin.over(1_000_000 + 2 * CAP)
+
+
+@pytest.mark.parametrize(("cpus", "expected"), [(1, 0), (2, 200_000), (None, 0)])
+def test_nobody_looks_where_there_is_one_cpu(
+    monkeypatch: pytest.MonkeyPatch, cpus: int | None, expected: int
+) -> None:
+    """The client needs it."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    assert cap_ns(200) == expected
+
+
+@define(eq=False)
+class Bell:
+    """A source that has so many events."""
+
+    events: int = 0
+    spin: Spin = field(factory=lambda: Spin(0))
+    parks: bool = True
+    asleep: bool = False
+    polls: int = 0
+    order: list[object] = field(factory=list)
+
+    def poll(self) -> bool:
+        """One event."""
+        assert not self.asleep
+        self.polls += 1
+        if not self.events:
+            return False
+        self.events -= 1
+        self.order.append(self)
+        return True
+
+    def park(self) -> bool:
+        """Sleep, unless something has come."""
+        self.asleep = self.parks
+        return self.parks
+
+    def rouse(self) -> None:
+        """Awake."""
+        self.asleep = False
+
+
+@pytest.fixture(name="pump")
+def _pump() -> Iterator[Pump]:
+    """A pump that no task runs, and a kick."""
+    pump = Pump(threading.Event())
+    yield pump
+    pump._epoll.close()
+    os.close(pump._wake)
+
+
+@pytest.fixture
+def kick() -> Iterator[int]:
+    """An eventfd."""
+    descriptor = os.eventfd(0)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_silent_source_is_parked_and_costs_nothing(pump: Pump, kick: int) -> None:
+    """After its time it is not looked at; the turn says that there is nothing to do."""
+    bell = Bell()
+    pump.attend(bell, kick)
+    assert not pump.turn()
+    polls = bell.polls
+    assert (bell.asleep, polls) == (True, pumping.LOOKS)
+    assert not pump.turn()
+    assert bell.polls == polls
+
+
+def test_kick_wakes_and_is_never_read(pump: Pump, kick: int) -> None:
+    """Each write counts, though the counter stays: its owner could make a read wait."""
+    bell = Bell()
+    pump.attend(bell, kick)
+    pump.turn()
+    for _ in range(2):
+        bell.events = 1
+        os.eventfd_write(kick, 1)
+        assert not pump.turn()
+        assert (bell.events, bell.asleep) == (0, True)
+    assert os.eventfd_read(kick) == 2
+
+
+def test_source_that_finds_something_while_it_parks_stays_awake(pump: Pump, kick: int) -> None:
+    """The bell rang between the last look and the flag."""
+    bell = Bell(parks=False)
+    pump.attend(bell, kick)
+    assert pump.turn()
+    assert bell.polls > pumping.LOOKS
+    pump.dismiss(bell, kick)
+    polls = bell.polls
+    assert not pump.turn()
+    assert bell.polls == polls
+
+
+def test_sources_have_their_turns(pump: Pump, kick: int) -> None:
+    """One event each, whatever else is waiting there."""
+    order: list[object] = []
+    busy, quiet = Bell(events=10, order=order), Bell(events=2, order=order)
+    pump.attend(busy, kick)
+    spare = os.eventfd(0)
+    pump.attend(quiet, spare)
+    pump.turn()
+    assert order[:4] == [busy, quiet, busy, quiet]
+    os.close(spare)
