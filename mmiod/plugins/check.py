@@ -19,6 +19,7 @@ generations.
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from functools import partial
 from pathlib import Path
@@ -35,10 +36,11 @@ from mmiod.machine.clock import MachineClock
 from mmiod.machine.context import DeviceContext
 from mmiod.machine.description import DeviceDescription
 from mmiod.machine.handover import NotReady, prepare
-from mmiod.machine.host import InlineHost, Owed
+from mmiod.machine.host import InlineHost
 from mmiod.machine.mark import HookDeadlineExceeded, Mark
 from mmiod.machine.plain import byte_form
 from mmiod.machine.snapshot import give, take
+from mmiod.machine.waist import Owed
 from mmiod.plugins.loader import LoadError, make
 from mmiod.plugins.question import Instance, Question, Rejected, Verdict
 from mmiod.plugins.stage import Run, Stage, broken, differences, timed, words
@@ -46,6 +48,8 @@ from mmiod.values import READ, Space
 
 NICENESS: Final = 19
 """Guests first."""
+MEMORY: Final = 2 << 30
+"""Bytes of address space: for two generations, and all that their devices hold."""
 PATIENCE: Final = 10
 """Deadlines after which a hook that does not end is interrupted."""
 T = TypeVar("T")
@@ -148,7 +152,8 @@ class Check:
         stage = Stage(instance.vm, clock, lambda *_event, **_fields: None, lambda _record: None)
         self.marks.append(stage.mark)
         device = plugin(DeviceContext(stage, instance.device), _configured(instance, plugin))
-        host = stage.hosts[instance.device] = InlineHost(instance.device, "", device, stage)
+        host = InlineHost(instance.device, "", device, stage)
+        stage.add_host(host)
         give(device, Saved(**instance.saved))
         for region, space, base, fixed in instance.claims:
             stage.place(host.name, device.regions[region], Space(space), base, fixed=fixed)
@@ -166,6 +171,8 @@ def _configured(instance: Instance, plugin: type[Device]) -> object:
 def main() -> None:
     """Read a question, answer it."""
     os.nice(NICENESS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answer = os.dup(1)
     os.dup2(2, 1)  # what a plugin prints is no answer
     check = Check(Question.decode(sys.stdin.buffer.read()))

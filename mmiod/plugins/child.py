@@ -12,10 +12,10 @@ from typing import Final
 import attrs
 import trio
 
+from mmiod.machine.handover import last_good
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
-from mmiod.machine.snapshot import take
-from mmiod.plugins.question import Instance, Question, Rejected, Step, Verdict
+from mmiod.plugins.question import AGAIN, Instance, Question, Rejected, Step, Verdict
 from mmiod.trace import Recorder
 from mmiod.trace.record import DEVICE, STATUS, VM, Record
 
@@ -28,7 +28,6 @@ REPEATED: Final = 64
 PLAIN: Final = (
     "let `state` hold numbers, texts, bytes, lists and tables, as annotated; then restart the daemon"
 )
-AGAIN: Final = "see what the host lacks, and reload again"
 REMEDY: Final = "the plugin's code ends, or holds up, the interpreter it runs in"
 
 
@@ -67,7 +66,12 @@ async def ask(question: Question) -> Verdict:
 def portray(
     machine: Machine, host: InlineHost, config: Mapping[str, object], directory: Path, recorder: Recorder
 ) -> Instance:
-    """One device as it is now, with the last accesses to it."""
+    """One device as it would be handed over now, with the last accesses to it.
+
+    Raises:
+        NotReady: its state cannot be had.
+    """
+    saved, owing = last_good(machine, host)
     claims = [
         (region, int(space), claim.base, claim.fixed)
         for (owner, region), (space, claim) in machine.claims.items()
@@ -78,11 +82,11 @@ def portray(
         host.name,
         config,
         str(directory),
-        attrs.asdict(take(host.device)),
+        attrs.asdict(saved),
         claims,
         list(_steps(machine, host, recorder)),
         machine.clock.now_ns,
-        host.owes is not None,
+        owing,
     )
 
 

@@ -18,6 +18,7 @@ DECLARED: Final = {
     "declared": {"getter": 0, "reader": 0, "writer": 1, "batch_reader": 1, "batch_writer": 1},
     "regions": {"reader": 2, "writer": 3, "batch_reader": 4, "batch_writer": 4, "queue": 2},
     "timers": {"fire": 0},
+    "works": {"hook": 0},
     "streams": {"receive": 1, "capacity": 0},
     "services": {"reply": 2, "failure": 2},
     "outputs": {"acknowledge": 0},

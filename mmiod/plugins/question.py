@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import marshal
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from attrs import frozen
 
 from mmiod.errors import PluginError
 from mmiod.plugins.loader import Source, line_in
+
+AGAIN: Final = "see what the host lacks, and reload again"
+"""The remedy where no process can be started."""
 
 Step = tuple[str, int, int, int, int, int]
 """Region, offset, size, direction, value, count: an access that the guest made."""

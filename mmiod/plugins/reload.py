@@ -7,7 +7,8 @@ generation that serves is not touched:
    wrong it does there first.  The core serves meanwhile; it only takes the snapshots that
    the child is given, and the last accesses from the recorder.
 2. *Load*, in a thread that gives way to the core: the files as the child had them become a
-   module under a fresh name.  Nothing is read from disk again.
+   module under a fresh name.  Nothing is read from disk again.  For a device in a process of
+   its own the next process is started here, and its spare: the class in this one is a mirror's.
 3. *Hand over*, in the core, in one step between two exits: for each instance a device of
    the new class is made, beside the one that serves, and takes its state; then all of them
    take over at once (`machine.handover`).  What a new device does meanwhile waits until it
@@ -20,7 +21,11 @@ child repeated are compared, and differences told in `device_reloaded`.
 State goes by name through plain data, never by reference: no object of an old class is left
 in a new device.  What an access waits for (`PENDING`) is in that state, and that it waits is
 the host's, which stays; so do statistics, claims, wires, timers in the clock and requests
-under way, which name the host.  A device in quarantine comes back into service.
+under way, which name the host.  A device in quarantine comes back into service: what it was
+before the input that it failed at is handed over, by its journal.
+
+The worker of a device in a process of its own serves until the hand-over, and is ended beside
+the core after it; so is the one that was started ahead, where the hand-over comes to nothing.
 
 `rollback` takes the way back with the class that is still loaded; what only the newer class
 has is dropped and told.  Two generations of a plugin are kept; the class of an older one is
@@ -37,8 +42,8 @@ guest memory nor backends, but both generations are equal there, and it may hang
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Final
@@ -55,18 +60,16 @@ from mmiod.machine.description import DeviceDescription
 from mmiod.machine.handover import Handover, NotReady, prepare
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
-from mmiod.machine.plain import byte_form
+from mmiod.plugins.beside import load
 from mmiod.plugins.child import ask, portray
-from mmiod.plugins.loader import LoadError, Source, forget, make, read
+from mmiod.plugins.loader import Source, forget, read
+from mmiod.plugins.process import ahead
 from mmiod.plugins.question import Instance, Question, Rejected, Verdict
 from mmiod.plugins.registry import Generation, Registry
+from mmiod.plugins.rejection import SERVES, reject
 from mmiod.trace import Recorder
 
-SWITCH_S: Final = 0.00005
-"""How long the core waits for the interpreter at most while a class is made."""
-READ_FILE: Final = "see that the plugin's files are there and can be read"
 STATE: Final = "`state` holds numbers, texts, bytes, lists and tables, as annotated: else restart the daemon"
-SERVES: Final = "correct the plugin; the generation that serves was not touched"
 
 
 Configs = dict[str, dict[str, object]]
@@ -130,7 +133,7 @@ class Reloader:
                 source = self.registry.read(plugin)
                 return await self._replace(plugin, source, None)
             except (Rejected, PluginError) as error:
-                raise self._reject(plugin, error) from error
+                raise reject(plugin, self.registry.current[plugin].number, error) from error
 
     async def rollback(self, name: str) -> Reloaded:
         """Let the generation before serve again, with the state of the present one.
@@ -145,7 +148,7 @@ class Reloader:
                 known = self._before(plugin)
                 return await self._replace(plugin, known.source, known.plugin)
             except Rejected as error:
-                raise self._reject(plugin, error) from error
+                raise reject(plugin, self.registry.current[plugin].number, error) from error
 
     async def reload_changed(self) -> list[str]:
         """Reload each plugin that `changed`; their names."""
@@ -191,8 +194,11 @@ class Reloader:
     async def _replace(self, plugin: str, source: Source, known: type[Device] | None) -> Reloaded:
         verdict = await self._check(plugin, source, drop=known is not None)
         started = perf_counter_ns()
-        loaded = await _load(source) if known is None else known
+        loaded = await load(source) if known is None else known
+        hosts = [host for _, host in self._hosts(plugin)]
         try:
+            await ahead.start(hosts, source, loaded)
+            await self._restartable(hosts)
             configs = self._configs(plugin, loaded)
             load_us = (perf_counter_ns() - started) // 1000
             reloaded = self._hand_over(plugin, source, loaded, configs, back=known is not None)
@@ -200,6 +206,8 @@ class Reloader:
             if known is None:
                 forget(loaded.__module__)
             raise
+        finally:
+            ahead.retire(hosts)
         oldest = self.registry.advance(plugin, Generation(reloaded.generation, source, loaded))
         reloaded = attrs.evolve(
             reloaded,
@@ -220,12 +228,28 @@ class Reloader:
             Rejected: it found something, or did not come back.
         """
         before = self.registry.current[plugin].source
-        try:
-            instances = [self._instance(machine, host) for machine, host in self._hosts(plugin)]
-        except Exception as error:  # a plugin may keep anything in its state
-            reason = f"the state of the generation that serves: {type(error).__name__}: {error}"
-            raise Rejected.at(before.files, error, reason, STATE) from error
+        hosts = self._hosts(plugin)
+        await self._restartable(host for _, host in hosts)
+        instances: list[Instance] = []
+        failures: list[NotReady] = []
+
+        def portray_all() -> None:
+            try:
+                instances.extend(self._instance(machine, host) for machine, host in hosts)
+            except NotReady as error:
+                failures.append(error)
+
+        self.work(portray_all)
+        for error in failures:
+            reason = f"the state of the generation that serves: {error}"
+            raise Rejected.at(before.files, error.__cause__, reason, STATE) from error
         return await ask(Question(before, source, drop, self.deadline_ns, instances))
+
+    async def _restartable(self, hosts: Iterable[InlineHost]) -> None:
+        """Devices that failed, also those of which nobody knows it yet, can be brought to a good state."""
+        isolated = list(hosts)
+        self.work(partial(ahead.notice, isolated))
+        await ahead.restartable(isolated)
 
     def _instance(self, machine: Machine, host: InlineHost) -> Instance:
         described, directory = self.described[machine.name, host.name]
@@ -280,38 +304,3 @@ class Reloader:
         successors = [successor for handover in handovers for successor in handover.successors]
         dropped = [f"{made.host.name}: {name}" for made in successors for name in made.dropped]
         return Reloaded(plugin, number, devices, pause_us, 0, 0, 0, (), dropped)
-
-    def _reject(self, plugin: str, error: PluginError) -> Rejected:
-        """Tell of it."""
-        if isinstance(error, Rejected):
-            verdict = error.verdict
-        elif isinstance(error, LoadError):
-            verdict = Verdict(error.reason, SERVES, error.file, error.line)
-        else:
-            verdict = Verdict(str(error), READ_FILE)
-        structlog.get_logger().warning(
-            "reload_rejected",
-            plugin=plugin,
-            generation=self.registry.current[plugin].number,
-            file=verdict.file,
-            line=verdict.line,
-            reason=verdict.reason,
-            remedy=verdict.remedy,
-        )
-        return Rejected(verdict)
-
-
-async def _load(source: Source) -> type[Device]:
-    """Make the class in a thread, which lets go of the interpreter often: some 10 ms of work."""
-
-    def load() -> type[Device]:
-        loaded = make(source)
-        byte_form(loaded)  # compiles what the hand-over will use
-        return loaded
-
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
-    try:
-        return await trio.to_thread.run_sync(load)
-    finally:
-        sys.setswitchinterval(before)

@@ -10,10 +10,11 @@ from typing import TypeVar
 from attrs import define, field
 
 from mmiod.device import Pending
-from mmiod.machine.host import Host, InlineHost
+from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
 from mmiod.machine.mark import HookDeadlineExceeded
 from mmiod.machine.snapshot import take
+from mmiod.machine.waist import Named
 from mmiod.plugins.question import Step
 from mmiod.values import READ, Direction, ones
 
@@ -26,7 +27,7 @@ class Stage(Machine):
 
     failed: BaseException | None = None
 
-    def quarantined(self, _host: Host, reason: BaseException) -> None:
+    def quarantined(self, _host: Named, reason: BaseException) -> None:
         """Keep what a hook raised."""
         self.failed = reason
 

@@ -56,6 +56,12 @@ class Faulty(Device):
             open("/etc/passwd").read()
         if value == 9:
             os.kill(os.getppid(), 9)
+        if value == 10:
+            held = [b""]
+            while True:
+                held.append(bytes(1 << 26))
+        if value == 11:
+            os.fork()
 
     @wrong.on_read
     def _answer(self) -> str:
@@ -178,6 +184,11 @@ MENDED_BY_FORCE: dict[str, tuple[Callable[[Hypervisor], object], str]] = {
         "WorkerGone: its process has ended",
     ),
     "takes memory": (lambda hypervisor: write(hypervisor, FAULT, 7), "MemoryError: "),
+    "takes memory without end": (lambda hypervisor: write(hypervisor, FAULT, 10), "MemoryError: "),
+    "forks": (
+        lambda hypervisor: write(hypervisor, FAULT, 11),
+        "PermissionError: [Errno 1] Operation not permitted",
+    ),
     "opens a file": (
         lambda hypervisor: write(hypervisor, FAULT, 8),
         "PermissionError: [Errno 13] Permission denied: '/etc/passwd'",

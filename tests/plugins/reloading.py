@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from attrs import define, field
@@ -12,11 +13,14 @@ from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription, Placement, Sinks
 from mmiod.machine.machine import Machine
+from mmiod.plugins.process.host import process_host
 from mmiod.plugins.question import Rejected, Verdict
 from mmiod.plugins.registry import Registry
 from mmiod.plugins.reload import Reloader
 from mmiod.trace import Recorder
 from mmiod.values import READ, WRITE, Direction, Space
+
+DEADLINE_NS = 100_000_000
 
 CELL = '''\
 """A cell with a counter, a timer, a line and answers that it owes."""
@@ -92,6 +96,8 @@ class Reloading:
     vms: tuple[str, ...] = ("vm",)
     at: Mapping[str, int] = field(factory=lambda: {"a": 0x100, "b": 0x200})
     wires: Mapping[str, Sinks] = field(factory=lambda: {"a.irq": "b.ack"})
+    isolated: frozenset[tuple[str, str]] = frozenset()
+    """VMs and names of devices in processes of their own."""
     machines: dict[str, Machine] = field(factory=dict)
     recorder: Recorder = field(factory=Recorder)
     events: list[str] = field(factory=list)
@@ -112,20 +118,35 @@ class Reloading:
         }
         for vm in self.vms:
             clock = MachineClock(lambda: 0, lambda: 0.0)
-            machine = assemble(vm, description, configs, clock, self._notify, self.recorder.add)
+            hosts = {
+                name: partial(
+                    process_host, registry.current["cell"].source, found, self.directory, DEADLINE_NS
+                )
+                for name, found in devices.items()
+                if (vm, name) in self.isolated
+            }
+            machine = assemble(
+                vm, description, configs, clock, self._notify, self.recorder.add, isolated=hosts
+            )
             machine.power_on(virtual=True)
             self.machines[vm] = machine
         described = {
             (vm, name): (found, self.directory) for vm in self.vms for name, found in devices.items()
         }
         self.reloader = Reloader(
-            registry, self.machines, described, self.recorder, 100_000_000, lambda action: action()
+            registry, self.machines, described, self.recorder, DEADLINE_NS, lambda action: action()
         )
 
     @property
     def machine(self) -> Machine:
         """The first one."""
         return next(iter(self.machines.values()))
+
+    def close(self) -> None:
+        """End all processes."""
+        for machine in self.machines.values():
+            for host in machine.hosts.values():
+                host.close()
 
     def edit(self, text: str) -> None:
         """Save the plugin's file."""

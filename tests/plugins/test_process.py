@@ -21,14 +21,15 @@ from mmiod.errors import MachineError
 from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription, Placement
-from mmiod.machine.handover import NotReady, prepare
 from mmiod.machine.machine import Machine, Record
 from mmiod.machine.memory import Slot
 from mmiod.machine.restart import restart
 from mmiod.machine.state import restore, save
 from mmiod.plugins.loader import Source, bundled_directories, make, read as read_source
 from mmiod.plugins.process.channel import HostEnd, WorkerGone
-from mmiod.plugins.process.host import EFFECTS, ProcessHost, Worker, process_host
+from mmiod.plugins.process.effects import EFFECTS
+from mmiod.plugins.process.host import ProcessHost, process_host
+from mmiod.plugins.process.workers import Worker
 from mmiod.trace.record import LATENCY_NS, REGISTER
 from mmiod.values import READ, Space
 from tests.machine.test_restart import document
@@ -196,17 +197,6 @@ def test_registers_are_inspected_without_the_mirror(isolated: Pc) -> None:
     assert "rbr/dll" == uart.register_at("ports", 0, 1, READ)
 
 
-def test_device_in_a_process_is_not_reloaded() -> None:
-    """The generation that serves goes on; the reason says what would help."""
-    machine, uart = lying()
-    with pytest.raises(
-        NotReady, match="uart0: it runs in a process of its own, which is not reloaded"
-    ) as told:
-        prepare(machine, type(uart.device), {"uart0": uart.device.config})
-    assert 'restart the daemon, or say `isolation = "inline"` in the machine file' == told.value.remedy
-    uart.close()
-
-
 def test_plugin_that_cannot_be_made_is_refused_at_start(tmp_path: Path) -> None:
     """With the reason that its process gave."""
     (tmp_path / "bad.py").write_text(
@@ -316,7 +306,7 @@ def others(machine: Machine) -> Any:  # noqa: ANN401
 
 def test_every_effect_of_a_context_has_a_row() -> None:
     """A worker can say what a device can do, and no more."""
-    methods = {name for name in vars(Context) if not name.startswith("_")} - {"clock", "memory", "bus"}
+    methods = {name for name in vars(Context) if not name.startswith("_")} - {"clock", "memory", "bus", "storage"}
     assert methods == {name for name in EFFECTS if "." not in name} - {"told"}
 
 

@@ -113,7 +113,7 @@ async def test_device_in_quarantine_serves_again(rig: Reloading) -> None:
     assert [] == failed(rig)
     assert {"a.irq"} == rig.machine.wires.sinks["b.ack"].high
     assert 10_000 == rig.machine.clock.armed["a", "tick"][0]
-    assert 3 == rig.access(0x100)
+    assert 9 == rig.access(0x100)
 
 
 async def test_new_register_and_field_get_their_defaults(rig: Reloading) -> None:
@@ -266,6 +266,18 @@ async def test_rollback_of_what_was_not_reloaded_is_rejected(rig: Reloading) -> 
             "\n\nfor n in range(10**10):\n    pass\n\n\n@define",
             None,
             "the check was not over after",
+        ),
+        (
+            "\n\n@define",
+            "\n\nheld = [bytes(1 << 28) for _ in range(1 << 20)]\n\n\n@define",
+            10,
+            "MemoryError: ",
+        ),
+        (
+            "    @written.value\n",
+            "    def on_reload(self) -> None:\n        bytearray(3 << 30)\n\n    @written.value\n",
+            33,
+            "vm/a: MemoryError: ",
         ),
         (
             "\n\n@define",

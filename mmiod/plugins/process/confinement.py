@@ -2,13 +2,15 @@
 
 Files: none but those that Python itself needs, and these are read only (Landlock, by ctypes:
 there is no wrapper in the C library).  Network: none (Landlock, ABI 4).  Privileges: none new.
-Memory, descriptors, file sizes, further processes: rlimits; `RLIMIT_NPROC` does not bind root.
+Further processes: none (seccomp, as `RLIMIT_NPROC` does not bind root).  Memory, descriptors,
+file sizes: rlimits.
 CPU time has no limit, as a device serves for months: each hook has its deadline instead.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import sys
@@ -36,6 +38,35 @@ NETWORK_RIGHTS: Final = 3
 SCOPE_ABI: Final = 6
 SCOPES: Final = 3
 """Abstract Unix sockets and signals stay within the process's own domain."""
+
+
+PR_SET_SECCOMP, MODE_FILTER = 22, 2
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+"""Instructions of a filter (seccomp(2), linux/bpf_common.h)."""
+NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
+"""Offsets in what it looks at."""
+X86_64: Final = 0xC000003E
+X32: Final = 1 << 30
+"""Numbers from here on are system calls of another ABI."""
+CLONE, CLONE3, CLONE_THREAD = 56, 435, 1 << 16
+STARTS: Final = (57, 58, 59, 322)
+"""fork, vfork, execve, execveat."""
+ALLOW: Final = 0x7FFF0000
+REFUSE: Final = 0x50000
+"""And an errno."""
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = (
+        ("code", ctypes.c_uint16),
+        ("then", ctypes.c_uint8),
+        ("otherwise", ctypes.c_uint8),
+        ("operand", ctypes.c_uint32),
+    )
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
 
 
 class _Ruleset(ctypes.Structure):
@@ -66,7 +97,7 @@ def confine() -> str:
         OSError: the kernel refuses.
     """
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    missing = "" if _landlock(_needed()) else "Landlock"
+    lacking = {"Landlock": _landlock(_needed()), "seccomp": _start_nothing()}
     limits = {
         resource.RLIMIT_AS: MEMORY,
         resource.RLIMIT_NOFILE: DESCRIPTORS,
@@ -76,7 +107,29 @@ def confine() -> str:
     }
     for limit, value in limits.items():
         resource.setrlimit(limit, (value, value))
-    return missing
+    return ", ".join(name for name, there in lacking.items() if not there)
+
+
+def _start_nothing() -> bool:
+    """Whether the kernel has seccomp: then the process can start threads, and nothing else."""
+    allowed, refused, unknown = 12, 13, 14
+    program = [  # a jump counts from the next instruction
+        (LOAD, 0, 0, ARCHITECTURE),
+        (EQUAL, 0, refused - 2, X86_64),
+        (LOAD, 0, 0, NUMBER),
+        (AT_LEAST, refused - 4, 0, X32),
+        *((EQUAL, refused - 5 - at, 0, number) for at, number in enumerate(STARTS)),
+        (EQUAL, unknown - 9, 0, CLONE3),
+        (EQUAL, 0, allowed - 10, CLONE),
+        (LOAD, 0, 0, FIRST_ARGUMENT),
+        (ANY_BIT, 0, refused - 12, CLONE_THREAD),
+        (RETURN, 0, 0, ALLOW),
+        (RETURN, 0, 0, REFUSE | errno.EPERM),
+        (RETURN, 0, 0, REFUSE | errno.ENOSYS),  # the C library then tries `clone`
+    ]
+    instructions = (_Instruction * len(program))(*(_Instruction(*each) for each in program))
+    found = _Filter(len(program), instructions)
+    return not _LIBC.prctl(PR_SET_SECCOMP, MODE_FILTER, ctypes.byref(found), 0, 0)
 
 
 def _needed() -> set[Path]:

@@ -15,8 +15,8 @@ from mmiod.machine.snapshot import take
 
 def prepare(plugin: type[Device]) -> None:
     """Compile what all of this needs, before there is a deadline."""
-    for form in (byte_form(plugin), text_form(plugin)):
-        form.structure(form.unstructure(plugin.state_class()), plugin.state_class)
+    state = byte_form(plugin).unstructure(plugin.state_class())
+    from_text(plugin, as_text(plugin, Saved(plugin.schema, {}, state, {}, {}, {}, {})))
 
 
 def to_text(device: Device) -> str:
