@@ -25,7 +25,7 @@ from typing import Final
 
 from attrs import define, field, frozen, validators
 
-from mmiod.device import Field, IrqOutput, Region, Register, Request, Timer
+from mmiod.device import Count, Field, IrqOutput, Region, Register, Request, Timer
 from mmiod.device.pci import Identity, PciFunction, Status
 from mmiod.values import Space
 
@@ -104,7 +104,7 @@ class Piix4Pm(PciFunction):
     pmregmisc = Register(0x80, mask=int(Pmregmisc.PMIOSE), fields=Pmregmisc, region=config_space)
 
     pmsts = Register(0x00, size=2, access="w1c", fields=Pmsts, mask=int(Pmsts.TMROF_STS), region=pm_io)
-    pmen = Register(0x02, size=2, fields=Pmen, mask=0x0521, region=pm_io)
+    pmen = Register(0x02, size=2, fields=Pmen, mask=0x0521, published=True, region=pm_io)
     pmcntrl = Register(
         0x04,
         size=2,
@@ -116,11 +116,12 @@ class Piix4Pm(PciFunction):
             "SUS_TYP": Field(10, 3, access="rw"),
             "SUS_EN": Field(13, access="singlepulse"),
         },
+        published=True,
         region=pm_io,
     )
     pmtmr = Register(0x08, size=4, access="r", region=pm_io)
     apmc = Register(0, region=apm)
-    apms = Register(1, region=apm)
+    apms = Register(1, published=True, posted=True, region=apm)
 
     def on_reset(self) -> None:
         """PCISTS is 0280h; the timer runs on, so its past overflows are acknowledged."""
@@ -145,9 +146,9 @@ class Piix4Pm(PciFunction):
         """How often the most significant bit has changed (ACPI 4.8.3.3)."""
         return self._ticks() >> self.config.timer_width - 1
 
-    @pmtmr.value
-    def _timer(self) -> int:
-        return self._ticks() & (1 << self.config.timer_width) - 1
+    @pmtmr.counts
+    def _timer(self) -> Count:
+        return Count(FREQUENCY_HZ, self.config.timer_width)
 
     @pmsts.value
     def _status(self) -> int:

@@ -167,7 +167,7 @@ class FwCfg(Device):
     control = Region(2)
     dma = Region(8)
 
-    selector = Register(0, size=2, access="w", whole=True, region=control)
+    selector = Register(0, size=2, access="w", whole=True, posted=True, region=control)
     data = Register(1, access="r", region=control)
     data_low = Register(0, access="r", region=control)
     """QEMU answers bytes at both ports (hw/nvram/fw_cfg.c, `fw_cfg_comb_read`)."""

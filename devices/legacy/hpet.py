@@ -12,11 +12,12 @@ from typing import Final
 
 from attrs import Attribute, define, field, frozen
 
-from mmiod.device import Device, Field, IrqInput, IrqOutputs, Region, Register, Timer
+from mmiod.device import Count, Device, Field, IrqInput, IrqOutputs, Region, Register, Timer
 
 API = 1
 
 TICK_NS: Final = 10
+NS_PER_S: Final = 1_000_000_000
 TIMERS: Final = 3
 LINES: Final = 24
 """Inputs of an I/O APIC."""
@@ -194,8 +195,12 @@ class Hpet(Device):
     def _there(self) -> bool:
         return self.copy < TIMERS
 
-    capabilities = Register(0x00, size=8, access="r", reset=CAPABLE, fields=CAPABILITIES, region=general)
-    configuration = Register(0x10, size=8, mask=3, fields=GeneralConfiguration, region=general)
+    capabilities = Register(
+        0x00, size=8, access="r", reset=CAPABLE, fields=CAPABILITIES, published=True, region=general
+    )
+    configuration = Register(
+        0x10, size=8, mask=3, fields=GeneralConfiguration, published=True, region=general
+    )
     interrupt_status = Register(0x20, size=8, access="w1c", mask=7, fields=InterruptStatus, region=general)
     main_counter = Register(0xF0, size=8, region=general)
 
@@ -315,9 +320,12 @@ class Hpet(Device):
     def _acknowledged(self, _value: int) -> None:
         self._drive()
 
-    @main_counter.value
-    def _counter(self) -> int:
-        return self.tick & COUNTER_MASK
+    @main_counter.counts
+    def _counter(self) -> Count:
+        if not self.running:
+            return Count(0, value=self.state.count)
+        since = self.state.origin_ns % TICK_NS  # the origin may be long before guest time 0
+        return Count(NS_PER_S // TICK_NS, value=(since - self.state.origin_ns) // TICK_NS, since_ns=since)
 
     @main_counter.on_write
     def _set_counter(self, value: int) -> None:

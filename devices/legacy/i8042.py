@@ -84,7 +84,7 @@ class I8042(Device):
     state: KeyboardState
 
     data = Register(0, region=data_port)
-    status = Register(0, access="r", region=command_port, fields=Status)
+    status = Register(0, access="r", region=command_port, fields=Status, published=True)
     command = Register(0, access="w", region=command_port)
 
     # --- output buffer

@@ -80,7 +80,7 @@ class IoApic(Device):
     irq = IrqInputs(INPUTS)
     state: IoApicState
 
-    ioregsel = Register(0x00, size=4, mask=0xFF, region=registers)
+    ioregsel = Register(0x00, size=4, mask=0xFF, published=True, posted=True, region=registers)
     iowin = Register(0x10, size=4, whole=True, region=registers)
     eoi = Register(0x40, size=4, access="w", mask=0xFF, whole=True, region=registers)
 

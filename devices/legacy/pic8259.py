@@ -164,12 +164,12 @@ class Pic8259(Device):
 
     master_status = Register(0, access="r", region=master)
     master_command = Register(0, access="w", region=master, fields=OCW2)
-    master_imr = Register(1, region=master)
+    master_imr = Register(1, published=lambda pic: not pic.state.master.polled, region=master)
     slave_status = Register(0, access="r", region=slave)
     slave_command = Register(0, access="w", region=slave, fields=OCW2)
-    slave_imr = Register(1, region=slave)
-    elcr1 = Register(0, region=elcr, mask=0xF8)
-    elcr2 = Register(1, region=elcr, mask=0xDE)
+    slave_imr = Register(1, published=lambda pic: not pic.state.slave.polled, region=slave)
+    elcr1 = Register(0, published=True, region=elcr, mask=0xF8)
+    elcr2 = Register(1, published=True, region=elcr, mask=0xDE)
 
     # --- requests
 

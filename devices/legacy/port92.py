@@ -25,6 +25,7 @@ class Port92(Device):
     control = Register(
         0,
         fields={"INIT_NOW": Field(0, access="singlepulse"), "ALT_A20_GATE": Field(1)},
+        published=True,
     )
 
     @control.on_write

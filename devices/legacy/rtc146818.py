@@ -112,7 +112,10 @@ class Rtc146818(Device):
     state: RtcState
     config: RtcConfig
 
-    index = Register(0, access="w", fields={"ADDRESS": Field(0, 7), "NMI_DISABLE": Field(7)})
+    index = Register(
+        0, access="w", fields={"ADDRESS": Field(0, 7), "NMI_DISABLE": Field(7)},
+        published=True, posted=True, unaffected_by=("index",),
+    )  # fmt: skip
     register_a = Register(1, fields=REGISTER_A, when=lambda rtc: rtc.cell == 0x0A)
     register_b = Register(1, fields=B, when=lambda rtc: rtc.cell == 0x0B)
     register_c = Register(1, access="r", fields=C, when=lambda rtc: rtc.cell == 0x0C)

@@ -6,7 +6,7 @@ Specification: `mmiod.device.uart16550`; IBM PC/AT Technical Reference, serial/p
 from __future__ import annotations
 
 from mmiod.device import IrqOutput
-from mmiod.device.uart16550 import MCR, Uart
+from mmiod.device.uart16550 import OUT2, Cause, Uart
 
 API = 1
 
@@ -20,6 +20,11 @@ class Uart16550(Uart):
 
     irq = IrqOutput()
 
-    def interrupt(self, level: bool) -> None:
-        """By way of the gate."""
-        self.irq.set_level(level and bool(self.mcr & MCR.OUT2))
+    @property
+    def mute(self) -> bool:
+        """The gate is shut."""
+        return not self.mcr & OUT2
+
+    def on_settle(self) -> None:
+        """INTR, by way of the gate."""
+        self.irq.set_level(bool(self.ier) and not self.iir & Cause.NONE and bool(self.mcr & OUT2))

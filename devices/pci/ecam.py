@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mmiod.device import Device, Region
+from mmiod.device import Device, Region, Window
 from mmiod.values import Space
 
 API: Final = 1
@@ -26,7 +26,7 @@ LENGTH: Final = 256 << 20
 class Ecam(Device):
     """`configuration` belongs at a multiple of 256 MiB."""
 
-    configuration = Region(LENGTH, implemented=(1, 4))
+    configuration = Region(LENGTH, implemented=(1, 4), window=Window(Space.PCI_CONFIG))
 
     @configuration.on_read
     def _read(self, offset: int, size: int) -> int:

@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import define, field, frozen, validators
 
-from mmiod.device import Register, Timer
+from mmiod.device import MemoryRead, MemoryWrite, Moves, Register, Timer, Work
 from mmiod.device.pci import Bar, Command, Identity, Msi, PciFunction
 
 API = 1
@@ -80,6 +80,7 @@ class Edu(PciFunction):
     msi = Msi(0x40)
     computed = Timer()
     moved = Timer()
+    moving = Work()
     state: EduState
     config: EduConfig
 
@@ -187,20 +188,24 @@ class Edu(PciFunction):
         return self.dma_command & WORD
 
     @moved.on_fire
-    def _moved(self) -> None:
-        self._move(to_ram=bool(self.dma_command & Dma.TO_RAM))
+    def _due(self) -> None:
+        self.moving.start()
+
+    @moving.on_run
+    def _run(self) -> Moves:
+        if self.dma_command & Dma.TO_RAM:
+            start, end = self._part(self.dma_source)
+            yield MemoryWrite(self.dma_destination & DMA_MASK, bytes(self.state.buffer[start:end]))
+        else:
+            start, end = self._part(self.dma_destination)
+            data = yield MemoryRead(self.dma_source & DMA_MASK, end - start)
+            self.state.buffer[start:end] = data
         self.dma_command &= ~Dma.START
         if self.dma_command & Dma.RAISE_INTERRUPT:
             self._raise(Cause.DMA)
 
-    def _move(self, *, to_ram: bool) -> None:
-        inside, outside = self.dma_destination, self.dma_source & DMA_MASK
-        if to_ram:
-            inside, outside = self.dma_source, self.dma_destination & DMA_MASK
+    def _part(self, inside: int) -> tuple[int, int]:
+        """Where a DMA begins and ends in the buffer: nowhere, if it may not move anything."""
         start, end = inside - BUFFER, inside - BUFFER + self.dma_count
-        if not 0 <= start <= end <= BUFFER_LENGTH or not self.command & Command.BUS_MASTER:
-            return
-        if to_ram:
-            self.memory.write(outside, bytes(self.state.buffer[start:end]))
-        else:
-            self.state.buffer[start:end] = self.memory.read(outside, end - start)
+        allowed = 0 <= start <= end <= BUFFER_LENGTH and self.command & Command.BUS_MASTER
+        return (start, end) if allowed else (0, 0)

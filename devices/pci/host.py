@@ -19,7 +19,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from mmiod.device import Device, Field, Region, Register, Request
+from mmiod.device import Device, Field, Region, Register, Request, Window
 from mmiod.values import Space, ones
 
 API: Final = 1
@@ -37,7 +37,7 @@ class PciHost(Device):
 
     # What is no register there goes on to the bus as an ordinary I/O cycle: nobody answers.
     address = Region(4, hole=0xFF)
-    data = Region(4, implemented=(1, 4))
+    data = Region(4, implemented=(1, 4), window=Window(Space.PCI_CONFIG, latch="confadd"))
 
     confadd = Register(
         0,
@@ -51,6 +51,8 @@ class PciHost(Device):
             "FUNCTION": Field(8, 3),
             "REGISTER": Field(2, 6),
         },
+        published=True,
+        posted=True,
         region=address,
     )
     rc = Register(1, mask=int(Rc.SRST | Rc.RCPU), fields=Rc, region=address)

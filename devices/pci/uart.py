@@ -11,7 +11,7 @@ A hostile guest makes nothing grow but what the UART bounds.
 from __future__ import annotations
 
 from mmiod.device.pci import Bar, Identity, PciFunction
-from mmiod.device.uart16550 import Uart
+from mmiod.device.uart16550 import Cause, Uart
 
 API = 1
 
@@ -24,6 +24,6 @@ class PciUart(Uart, PciFunction):
 
     ports = Bar(8, number=0, io=True, implemented=(1, 1))
 
-    def interrupt(self, level: bool) -> None:
+    def on_settle(self) -> None:
         """INTR drives INTA."""
-        self.set_intx(level)
+        self.set_intx(bool(self.ier) and not self.iir & Cause.NONE)

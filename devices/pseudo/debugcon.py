@@ -22,7 +22,7 @@ class DebugCon(Device):
 
     length = 1
     console = Stream()
-    port = Register(0)
+    port = Register(0, constant=True, published=True, posted=True, unaffected_by=("port",))
 
     @port.value
     def _readback(self) -> int:

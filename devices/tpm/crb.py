@@ -85,21 +85,25 @@ class TpmCrb(Tpm):
     localities = Region(LOCALITIES * PAGE, stride=PAGE, valid=(1, 64), implemented=(1, 64))
     state: CrbState
 
-    loc_state = Register(0x00, size=4, access="r", fields=LOC_STATE)
-    loc_ctrl = Register(0x08, size=4, access="singlepulse", mask=0xF, fields=LOC_CTRL)
-    loc_sts = Register(0x0C, size=4, access="r", fields=LOC_STS)
-    intf_id = Register(0x30, size=4, access="r", reset=CAPABILITIES, fields=INTF_ID)
-    vid = Register(0x34, size=2, access="r", reset=VENDOR_ID)
-    did = Register(0x36, size=2, access="r")
-    ctrl_req = Register(0x40, size=4, access="singlepulse", mask=0x3, fields=CTRL_REQ)
-    ctrl_sts = Register(0x44, size=4, access="r", fields=CTRL_STS)
-    ctrl_cancel = Register(0x48, size=4, mask=0x1)
-    ctrl_start = Register(0x4C, size=4, access="singlepulse", mask=0x1)
-    cmd_size = Register(0x58, size=4, access="r", reset=BUFFER_LENGTH)
-    cmd_laddr = Register(0x5C, size=4, access="r")
-    cmd_haddr = Register(0x60, size=4, access="r")
-    rsp_size = Register(0x64, size=4, access="r", reset=BUFFER_LENGTH)
-    rsp_addr = Register(0x68, size=8, access="r")
+    loc_state = Register(0x00, size=4, access="r", fields=LOC_STATE, published=True)
+    loc_ctrl = Register(
+        0x08, size=4, access="singlepulse", mask=0xF, fields=LOC_CTRL, published=True, posted=True
+    )
+    loc_sts = Register(0x0C, size=4, access="r", fields=LOC_STS, published=True)
+    intf_id = Register(0x30, size=4, access="r", reset=CAPABILITIES, fields=INTF_ID, published=True)
+    vid = Register(0x34, size=2, access="r", reset=VENDOR_ID, published=True)
+    did = Register(0x36, size=2, access="r", published=True)
+    ctrl_req = Register(
+        0x40, size=4, access="singlepulse", mask=0x3, fields=CTRL_REQ, published=True, posted=True
+    )
+    ctrl_sts = Register(0x44, size=4, access="r", fields=CTRL_STS, published=True)
+    ctrl_cancel = Register(0x48, size=4, mask=0x1, published=True, posted=True)
+    ctrl_start = Register(0x4C, size=4, access="singlepulse", mask=0x1, published=True, posted=True)
+    cmd_size = Register(0x58, size=4, access="r", reset=BUFFER_LENGTH, published=True)
+    cmd_laddr = Register(0x5C, size=4, access="r", published=True, constant=True)
+    cmd_haddr = Register(0x60, size=4, access="r", published=True)
+    rsp_size = Register(0x64, size=4, access="r", reset=BUFFER_LENGTH, published=True)
+    rsp_addr = Register(0x68, size=8, access="r", published=True, constant=True)
     data_buffer = Buffer(DATA_BUFFER, BUFFER_LENGTH)
 
     def announced(self) -> Mapping[str, tuple[Space, int]]:

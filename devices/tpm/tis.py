@@ -91,24 +91,32 @@ class TpmTis(Tpm):
     longest = FIFO_LENGTH
     state: TisState
 
-    access = Register(0x00, size=4, access="singlepulse", mask=0x3A, fields=ACCESS)
-    int_enable = Register(0x08, size=4, access="r")
-    int_vector = Register(0x0C, size=4, access="r")
-    int_status = Register(0x10, size=4, access="r")
-    intf_capability = Register(0x14, size=4, access="r", reset=3 << 28 | 3 << 9, fields=INTF_CAPABILITY)
+    access = Register(
+        0x00, size=4, access="singlepulse", mask=0x3A, fields=ACCESS, published=True, posted=True
+    )
+    int_enable = Register(0x08, size=4, access="r", published=True)
+    int_vector = Register(0x0C, size=4, access="r", published=True)
+    int_status = Register(0x10, size=4, access="r", published=True)
+    intf_capability = Register(
+        0x14, size=4, access="r", reset=3 << 28 | 3 << 9, fields=INTF_CAPABILITY, published=True
+    )
     sts = Register(
         0x18,
         size=4,
         access="singlepulse",
         mask=RESPONSE_RETRY | TPM_GO | COMMAND_READY | COMMAND_CANCEL,
         fields=STS,
+        published=True,
+        posted=True,
     )
     data_fifo = Buffer(0x24, 4)
-    interface_id = Register(0x30, size=4, access="r", reset=1 << 13 | 1 << 8, fields=INTERFACE_ID)
+    interface_id = Register(
+        0x30, size=4, access="r", reset=1 << 13 | 1 << 8, fields=INTERFACE_ID, published=True
+    )
     xdata_fifo = Buffer(0x80, 0x40)
-    vid = Register(0xF00, size=2, access="r", reset=VENDOR_ID)
-    did = Register(0xF02, size=2, access="r", reset=DEVICE_ID)
-    rid = Register(0xF04, size=4, access="r", reset=1)
+    vid = Register(0xF00, size=2, access="r", reset=VENDOR_ID, published=True)
+    did = Register(0xF02, size=2, access="r", reset=DEVICE_ID, published=True)
+    rid = Register(0xF04, size=4, access="r", reset=1, published=True)
 
     # --- localities
 

@@ -25,8 +25,18 @@ from mmiod.device.faces import (
     Memory as Memory,
     Pending as Pending,
     Request as Request,
+    StorageFace as StorageFace,
 )
 from mmiod.device.fields import Field as Field
 from mmiod.device.fifo import Fifo as Fifo, Queue as Queue
+from mmiod.device.policy import Count as Count, Window as Window
 from mmiod.device.registers import Register as Register, RegisterArray as RegisterArray
 from mmiod.device.saved import Saved as Saved
+from mmiod.device.storage import Storage as Storage
+from mmiod.device.work import (
+    Job as Job,
+    MemoryRead as MemoryRead,
+    MemoryWrite as MemoryWrite,
+    Moves as Moves,
+    Work as Work,
+)

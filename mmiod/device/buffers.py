@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define, field
 
+from mmiod.device.hooks import name_of
 from mmiod.values import READ, Direction
 
 if TYPE_CHECKING:
@@ -48,12 +49,12 @@ class Buffer:
 
     def on_read(self, hook: PartReader) -> PartReader:
         """Decorate `hook(self, offset, size) -> int`."""
-        self.reader = hook.__name__
+        self.reader = name_of(self, hook)
         return hook
 
     def on_write(self, hook: PartWriter) -> PartWriter:
         """Decorate `hook(self, offset, size, value)`."""
-        self.writer = hook.__name__
+        self.writer = name_of(self, hook)
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from attrs import define, field
 
+from mmiod.device.hooks import name_of
+from mmiod.device.policy import Window
 from mmiod.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Region:
     of MSRs every 8 bytes are one of them, and where no register is the guest gets #GP.  `hole`
     is what each byte reads where no register is.  With a `stride` the registers are there
     again every so many bytes; a hook finds in `self.copy` which of them is meant.
+    `published` is the size of the words in which the region is published, as far as reads have
+    no side effect; `window` says which other space's reads those of the region are.
     """
 
     length: int
@@ -58,6 +62,8 @@ class Region:
     unaligned: bool = field(default=False, kw_only=True)
     hole: int = field(default=0, kw_only=True)
     stride: int = field(default=0, kw_only=True)
+    published: int = field(default=0, kw_only=True)
+    window: Window | None = field(default=None, kw_only=True)
     name: str = field(default="", init=False)
     reader: str | None = field(default=None, init=False)
     writer: str | None = field(default=None, init=False)
@@ -77,12 +83,12 @@ class Region:
 
     def on_read(self, hook: OffsetReader) -> OffsetReader:
         """Decorate `hook(self, offset, size) -> int`: it answers all reads of the region."""
-        self.reader = hook.__name__
+        self.reader = name_of(self, hook)
         return hook
 
     def on_write(self, hook: OffsetWriter) -> OffsetWriter:
         """Decorate `hook(self, offset, size, value)`: it takes all writes of the region."""
-        self.writer = hook.__name__
+        self.writer = name_of(self, hook)
         return hook
 
     def on_read_batch(self, hook: BatchReader) -> BatchReader:
@@ -92,7 +98,7 @@ class Region:
         there upwards (1) or downwards (-1), and gives the elements in that order; the rest
         come one by one, so a device that would have to wait gives those before.
         """
-        self.batch_reader = hook.__name__
+        self.batch_reader = name_of(self, hook)
         return hook
 
     def on_write_batch(self, hook: BatchWriter) -> BatchWriter:
@@ -100,7 +106,7 @@ class Region:
 
         It returns how many elements it took, or None for all of them.
         """
-        self.batch_writer = hook.__name__
+        self.batch_writer = name_of(self, hook)
         return hook
 
     def on_enqueue(self, hook: QueueHook) -> QueueHook:
@@ -108,7 +114,7 @@ class Region:
 
         True: it was taken.  False: the guest is told to try again; nothing may have changed.
         """
-        self.queue = hook.__name__
+        self.queue = name_of(self, hook)
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
@@ -150,7 +156,7 @@ class IrqOutput:
 
     def on_acknowledge(self, hook: AcknowledgeHook) -> AcknowledgeHook:
         """Decorate `hook(self) -> vector`: a vCPU took the interrupt of this line (INTA)."""
-        self.acknowledge = hook.__name__
+        self.acknowledge = name_of(self, hook)
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
@@ -203,7 +209,7 @@ class IrqInput:
 
     def on_change(self, hook: LevelHook) -> LevelHook:
         """Decorate `hook(self, level)`."""
-        self.change = hook.__name__
+        self.change = name_of(self, hook)
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
@@ -239,7 +245,7 @@ class IrqInputs:
 
     def on_change(self, hook: LineHook) -> LineHook:
         """Decorate `hook(self, line, level)`."""
-        self.change = hook.__name__
+        self.change = name_of(self, hook)
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
@@ -297,8 +303,17 @@ class Timer:
 
     def on_fire(self, hook: FireHook) -> FireHook:
         """Decorate `hook(self)`; a periodic timer sets itself again."""
-        self.fire = hook.__name__
+        self.fire = name_of(self, hook)
         return hook
+
+    def alarm(self, device: Device) -> Alarm:
+        """The timer of a device instance."""
+        return Alarm(device.context, self.name)
+
+    def fired(self, device: Device) -> None:
+        """The timer of a device is due."""
+        if self.fire is not None:
+            getattr(device, self.fire)()
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
         self.name = name
@@ -341,7 +356,7 @@ class Stream:
 
     def on_receive(self, hook: ReceiveHook) -> ReceiveHook:
         """Decorate `hook(self, data)`: bytes came from the backend."""
-        self.receive = hook.__name__
+        self.receive = name_of(self, hook)
         return hook
 
     def room(self, hook: RoomHook) -> RoomHook:
@@ -349,7 +364,7 @@ class Stream:
 
         The backend keeps the rest until the device calls `ready`.
         """
-        self.capacity = hook.__name__
+        self.capacity = name_of(self, hook)
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
@@ -417,13 +432,23 @@ class Requests:
 
     def on_reply(self, hook: ReplyHook) -> ReplyHook:
         """Decorate `hook(self, number, data)`."""
-        self.reply = hook.__name__
+        self.reply = name_of(self, hook)
         return hook
 
     def on_failure(self, hook: FailureHook) -> FailureHook:
         """Decorate `hook(self, number, reason)`: there will be no reply."""
-        self.failure = hook.__name__
+        self.failure = name_of(self, hook)
         return hook
+
+    def replied(self, device: Device, number: int, data: bytes) -> None:
+        """The backend of a device has answered."""
+        if self.reply is not None:
+            getattr(device, self.reply)(number, data)
+
+    def failed(self, device: Device, number: int, reason: str) -> None:
+        """The backend of a device will not answer."""
+        if self.failure is not None:
+            getattr(device, self.failure)(number, reason)
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
         self.name = name

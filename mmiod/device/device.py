@@ -17,15 +17,15 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
 
 from mmiod.device.buffers import Buffer
+from mmiod.device.contradictions import check_policies
 from mmiod.device.declarations import (
-    Alarm,
     Channel,
     Declaration,
     IrqInput,
@@ -41,6 +41,8 @@ from mmiod.device.declarations import (
 from mmiod.device.dispatch import Answerer, HookAnswerer, RegisterAnswerer
 from mmiod.device.fifo import Fifo
 from mmiod.device.registers import Register, RegisterArray
+from mmiod.device.storage import Pages, Storage, check_storage
+from mmiod.device.work import Work
 from mmiod.errors import DeclarationError, RestoreError
 
 if TYPE_CHECKING:
@@ -72,10 +74,11 @@ class Device:
     schema: ClassVar[int] = 1
     """The version of the saved state: counts changes of what registers and `state` mean."""
     survives_reset: ClassVar[frozenset[str]] = frozenset()
-    """Names of registers and of fields of `state` that a reset leaves (battery-backed)."""
+    """Names of registers, storages and fields of `state` that a reset leaves (battery-backed)."""
 
     regions: Mapping[str, Region] = {}  # a device may have its own: see `resize`
     declared: ClassVar[Mapping[str, Register]] = {}
+    fifos: ClassVar[Mapping[str, Fifo]] = {}
     outputs: ClassVar[Mapping[str, IrqOutput | IrqOutputs]] = {}
     input_lines: ClassVar[Mapping[str, IrqInput | IrqInputs]] = {}
     input_of: ClassVar[Mapping[str, IrqInput | IrqInputs]] = {}
@@ -83,6 +86,12 @@ class Device:
     timers: ClassVar[Mapping[str, Timer]] = {}
     streams: ClassVar[Mapping[str, Stream]] = {}
     services: ClassVar[Mapping[str, Requests]] = {}
+    works: ClassVar[Mapping[str, Work]] = {}
+    askers: ClassVar[Mapping[str, Requests | Work]] = {}
+    """What sends requests: services, and works by message."""
+    storages: ClassVar[Mapping[str, Storage]] = {}
+    storage_homes: ClassVar[Mapping[str, str]] = {}
+    """The region of each storage, by name."""
     answerers: ClassVar[Mapping[str, Answerer]] = {}
     state_class: ClassVar[type[Any]] = Empty
     config_class: ClassVar[type[Any]] = Empty
@@ -95,6 +104,7 @@ class Device:
         super().__init_subclass__(**rest)
         found = _declarations(cls)
         _refuse_reserved_names(found)
+        _refuse_replaced(cls)
         cls.regions = _of(found, Region)
         if cls.length and not cls.regions:
             main = Region(cls.length)
@@ -104,14 +114,21 @@ class Device:
         cls.outputs = _of(found, IrqOutput) | _of(found, IrqOutputs)
         cls.input_lines = _of(found, IrqInput) | _of(found, IrqInputs)
         cls.input_of = {name: line for line in cls.input_lines.values() for name in line.names()}
-        cls.timers = _of(found, Timer)
+        cls.timers = _of(found, Timer)  # works among them
         cls.streams = _of(found, Stream)
         cls.services = _of(found, Requests)
+        cls.works = _of(found, Work)
+        cls.askers = {**cls.services, **cls.works}
         cls.state_class = _annotated(cls, "state")
         cls.config_class = _annotated(cls, "config")
-        others = [*_of(found, Buffer).values(), *_of(found, Fifo).values()]
+        cls.fifos = _of(found, Fifo)
+        cls.storages = _of(found, Storage)
+        check_storage(cls.__name__, cls.storages.values())
+        others = [*_of(found, Buffer).values(), *cls.fifos.values(), *cls.storages.values()]
         cls.answerers = _answerers(cls, [*cls.declared.values(), *others])
-        _check_fifos(cls, _of(found, Fifo))
+        cls.storage_homes = {name: _home(cls, storage).name for name, storage in cls.storages.items()}
+        _check_fifos(cls)
+        check_policies(cls.declared)
 
     def __init__(self, context: Context, config: object | None = None) -> None:
         """Make an instance; the machine resets it before the first access."""
@@ -123,9 +140,14 @@ class Device:
             name: Line(context, name) for output in self.outputs.values() for name in output.names()
         }
         self.inputs = {name: False for line in self.input_lines.values() for name in line.names()}
-        self.alarms = {name: Alarm(context, name) for name in self.timers}
+        self.jobs = {name: work.alarm(self) for name, work in self.works.items()}
+        self.alarms = {name: timer.alarm(self) for name, timer in self.timers.items()} | self.jobs
         self.channels = {name: Channel(context, name) for name in self.streams}
         self.clients = {name: service.client(context) for name, service in self.services.items()}
+        self.pages = {
+            name: Pages(context, self.storage_homes[name], storage.offset, storage.size)
+            for name, storage in self.storages.items()
+        }
         self.copy = 0
         """In a region with a stride: which copy of its registers the access at hand meets."""
 
@@ -134,6 +156,11 @@ class Device:
         own = copy(region)
         own.length = length
         self.regions = {**self.regions, region.name: own}
+
+    @property
+    def working(self) -> bool:
+        """Whether a run of a work may be unfinished."""
+        return any(job.deadline_ns is not None for job in self.jobs.values())
 
     @property
     def clock(self) -> Clock:
@@ -152,13 +179,19 @@ class Device:
 
     def reset(self) -> None:
         """Return to the state after power-on, except what `survives_reset`; then `on_reset`."""
-        kept = {name: getattr(self.state, name) for name in self.survives_reset if name not in self.declared}
+        for job in self.jobs.values():
+            job.cancel()
+        fields = self.survives_reset - self.declared.keys() - self.storages.keys()
+        kept = {name: getattr(self.state, name) for name in fields}
         self.state = self.state_class()
         for name, value in kept.items():
             setattr(self.state, name, value)
         for name, register in self.declared.items():
             if name not in self.survives_reset:
                 self.values[name] = register.reset
+        for name, pages in self.pages.items():
+            if name not in self.survives_reset:
+                pages.clear()
         for alarm in self.alarms.values():
             alarm.cancel()
         for line in self.lines.values():
@@ -169,6 +202,12 @@ class Device:
 
     def on_reset(self) -> None:
         """Override to finish a reset: registers and state are as declared, lines are low."""
+
+    def on_settle(self) -> None:
+        """Override to bring up to date what follows from the state: it runs after each input's hook.
+
+        An access, a level, bytes, a reply, a timer, a reset; an input within a hook has its own.
+        """
 
     def on_restore(self) -> None:
         """Override to act on a restored state, as a function does that places its regions."""
@@ -220,11 +259,13 @@ _RESERVED: Final = frozenset(dir(Device)) | {
     "alarms",
     "channels",
     "clients",
+    "jobs",
+    "pages",
     "copy",
 }
 
 
-Claimant = Register | Buffer | Fifo
+Claimant = Register | Buffer | Fifo | Storage
 Declared = Declaration | Claimant | RegisterArray
 
 
@@ -237,6 +278,22 @@ def _declarations(cls: type[Device]) -> dict[str, Declared]:
             if isinstance(value, Declared):
                 found[name] = value
     return found
+
+
+def _refuse_replaced(cls: type[Device]) -> None:
+    """See that no base's declaration is replaced by an unrelated base's attribute of that name."""
+    for name in {name for base in cls.__mro__ for name in _declared_by(base)}:
+        first, *others = [base for base in cls.__mro__ if name in vars(base)]
+        for base in others:
+            if not issubclass(first, base):
+                raise DeclarationError(
+                    f"{first.__name__} and {base.__name__} both have {name}; "
+                    f"declare it in {cls.__name__}, or call one otherwise"
+                )
+
+
+def _declared_by(cls: type[Any]) -> Iterator[str]:
+    return (name for name, value in vars(cls).items() if isinstance(value, Declared))
 
 
 def _of(found: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
@@ -256,10 +313,10 @@ def _registers(found: Mapping[str, Declared]) -> dict[str, Register]:
     return registers
 
 
-def _check_fifos(cls: type[Device], fifos: Mapping[str, Fifo]) -> None:
+def _check_fifos(cls: type[Device]) -> None:
     """See that `state` has the elements of FIFOs."""
     fields = attrs.fields_dict(cls.state_class)
-    for name in fifos.keys() - fields.keys():
+    for name in cls.fifos.keys() - fields.keys():
         raise DeclarationError(
             f"{name}: a FIFO's elements are the field {name} of `state`; {cls.state_class.__name__} has none"
         )

@@ -13,6 +13,7 @@ from attrs import define, field
 
 from mmiod.device.buffers import Buffer
 from mmiod.device.faces import PENDING, Pending
+from mmiod.device.storage import Storage
 from mmiod.errors import DeclarationError
 from mmiod.values import READ, WRITE, Direction, ones
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mmiod.device.fifo import Fifo
     from mmiod.device.registers import Register
 
-    Claimant = Register | Buffer | Fifo
+    Claimant = Register | Buffer | Fifo | Storage
 
 _PART: Final = 1
 """The size by which an access that is taken apart asks: it meets no `whole` register."""
@@ -99,6 +100,8 @@ class RegisterAnswerer:
     region: Region
     reads: dict[int, tuple[Claimant, ...]] = field(factory=dict)
     writes: dict[int, tuple[Claimant, ...]] = field(factory=dict)
+    storages: list[Storage] = field(factory=list)
+    """They have too many bytes for these tables."""
 
     def add(self, register: Claimant) -> None:
         """Enter a register; two that claim a byte in one direction need banks."""
@@ -108,6 +111,9 @@ class RegisterAnswerer:
                 f"{register.name} at {register.offset:#x}..{register.end - 1:#x} is outside region "
                 f"{self.region.name} of {length:#x} bytes"
             )
+        if isinstance(register, Storage):
+            self._add_storage(register)
+            return
         for direction, table in ((READ, self.reads), (WRITE, self.writes)):
             if not register.allows(direction):
                 continue
@@ -115,6 +121,18 @@ class RegisterAnswerer:
                 others = table.get(offset, ())
                 _refuse_clash(register, others, direction)
                 table[offset] = tuple(sorted((*others, register), key=lambda known: not known.whole))
+
+    def _add_storage(self, storage: Storage) -> None:
+        """Enter storage, behind all else: it shares its bytes with nobody."""
+        if self.region.stride or self.region.published:
+            raise DeclarationError(f"{storage.name}: region {self.region.name} has copies, or is published")
+        others = [
+            register for table in (self.reads, self.writes) for found in table.values() for register in found
+        ]
+        for other in (*others, *self.storages):
+            if other.offset < storage.end and storage.offset < other.end:
+                raise DeclarationError(f"{storage.name} and {other.name} overlap; move one")
+        self.storages.append(storage)
 
     def at(self, device: Device, offset: int, direction: Direction, size: int = 0) -> Claimant | None:
         """The register that an access meets first, in the bank that is selected now; 0 is any size."""
@@ -124,7 +142,8 @@ class RegisterAnswerer:
         """Those that an access may meet first, whatever the bank."""
         if self.region.stride:
             offset %= self.region.stride
-        return (self.writes if direction else self.reads).get(offset, ())
+        found = (self.writes if direction else self.reads).get(offset, ())
+        return found or tuple(each for each in self.storages if each.offset <= offset < each.end)
 
     def _enter(self, device: Device, offset: int) -> int:
         """The offset within the copy of the registers that is meant."""
@@ -138,6 +157,9 @@ class RegisterAnswerer:
                 continue
             if register.when is None or register.when(device):
                 return register
+        for storage in self.storages:
+            if storage.offset <= offset < storage.end:
+                return storage
         return None
 
     def read(self, device: Device, offset: int, size: int) -> int | Pending:
@@ -199,7 +221,7 @@ class RegisterAnswerer:
         """The register that each element meets, as a whole."""
         offset = self._enter(device, offset)
         register = self._at(device, offset, direction, size)
-        if stride or register is None or isinstance(register, Buffer):
+        if stride or register is None or isinstance(register, Buffer | Storage):
             return None
         return register if (register.offset, register.size) == (offset, size) else None
 

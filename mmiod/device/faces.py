@@ -61,13 +61,29 @@ class Memory(Protocol):
         """RAM from 4 GiB on, bytes."""
 
     def read(self, gpa: int, length: int) -> bytes:
-        """DMA read.  What is not RAM reads as ones."""
+        """DMA read.  What is not RAM, or only messages reach, reads as ones."""
 
     def write(self, gpa: int, data: bytes) -> None:
-        """DMA write.  What is not RAM, or read-only, drops the bytes."""
+        """DMA write.  What is not RAM, or read-only, or only messages reach, drops the bytes."""
 
     def holds(self, gpa: int, length: int) -> bool:
-        """Whether all of it is RAM."""
+        """Whether all of it is RAM that `read` and `write` reach."""
+
+    def by_message(self, gpa: int, length: int) -> bool:
+        """Whether some of it is reached by messages only: a `Work` sends them."""
+
+
+class StorageFace(Protocol):
+    """The bytes of the device's storage (`Storage`), by region and offset within it."""
+
+    def read(self, region: str, offset: int, length: int) -> bytes:
+        """Bytes from an offset on."""
+
+    def write(self, region: str, offset: int, data: bytes) -> None:
+        """Store bytes from an offset on."""
+
+    def clear(self, region: str, offset: int, length: int) -> None:
+        """Make whole pages zeros."""
 
 
 class Bus(Protocol):
@@ -95,6 +111,10 @@ class Context(Protocol):
     def bus(self) -> Bus:
         """The VM's address spaces."""
 
+    @property
+    def storage(self) -> StorageFace:
+        """The device's storage."""
+
     def notify(self, event: str, **fields: object) -> None:
         """Report an event of the device: a constant name, `noun_past_verb`, and its facts."""
 
@@ -120,7 +140,7 @@ class Context(Protocol):
         """Tell a stream's backend that there may be room again; called by `Channel`."""
 
     def ask(self, backend: str, number: int, kind: str, data: bytes) -> None:
-        """Hand a request to a service's backend; called by `Client`."""
+        """Hand a request to a service's backend, or a work's message on; called by `Client` and `Job`."""
 
     def cancel(self, backend: str, number: int) -> None:
         """Ask a service's backend to end a request early; called by `Client`."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from attrs import define, field, frozen
 
+from mmiod.device.hooks import name_of
 from mmiod.errors import DeclarationError
 from mmiod.values import READ, Direction, ones
 
@@ -101,22 +102,22 @@ class Fifo:
 
     def on_read(self, hook: Hook) -> Hook:
         """Decorate `hook(self)`: the guest took an element."""
-        self.hooks["read"] = hook.__name__
+        self.hooks["read"] = name_of(self, hook)
         return hook
 
     def on_write(self, hook: Hook) -> Hook:
         """Decorate `hook(self)`: the guest appended an element."""
-        self.hooks["written"] = hook.__name__
+        self.hooks["written"] = name_of(self, hook)
         return hook
 
     def on_underrun(self, hook: Hook) -> Hook:
         """Decorate `hook(self)`: the guest read while it was empty."""
-        self.hooks["underrun"] = hook.__name__
+        self.hooks["underrun"] = name_of(self, hook)
         return hook
 
     def on_overrun(self, hook: LostHook) -> LostHook:
         """Decorate `hook(self, value)`: the guest wrote `value` while it was full; it is lost."""
-        self.hooks["overrun"] = hook.__name__
+        self.hooks["overrun"] = name_of(self, hook)
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
@@ -133,6 +134,11 @@ class Fifo:
     def queue(self, device: Device) -> Queue:
         """The elements on a device."""
         return Queue(getattr(device.state, self.name), self.depth, self.size)
+
+    def inspect(self, device: Device) -> tuple[int, dict[str, int]]:
+        """What a read would give, and how full it is, without side effect."""
+        queue = self.queue(device)
+        return next(iter(queue), self.empty), {"LEVEL": len(queue), "DEPTH": self.depth}
 
     # --- what the dispatcher calls ---------------------------------------------------
 

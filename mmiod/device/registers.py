@@ -37,6 +37,8 @@ from mmiod.device.fields import (
     Fields,
     bits_of,
 )
+from mmiod.device.hooks import name_of
+from mmiod.device.policy import Bank, Count, Policy
 from mmiod.errors import DeclarationError
 from mmiod.values import READ, Direction, ones
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from mmiod.device.device import Device
 
 Getter = TypeVar("Getter", bound=Callable[[Any], int])
+Counting = TypeVar("Counting", bound=Callable[..., Count])
 Reader = TypeVar("Reader", bound=Callable[[Any], int | Pending | None])
 Writer = TypeVar("Writer", bound=Callable[[Any, int], Pending | None])
 ElementGetter = TypeVar("ElementGetter", bound=Callable[[Any, int], int])
@@ -63,6 +66,7 @@ class Register:
     predicate over the device; `region` may be left out where the device has one only.
     A `whole` register decodes the size: it takes accesses of exactly its offset and size,
     and leaves all others to the registers (or the hole) that share its bytes.
+    `published`, `posted`, `unaffected_by`: see `mmiod.device.policy`.
     """
 
     offset: int
@@ -74,10 +78,16 @@ class Register:
     when: Callable[[Any], bool] | None = field(default=None, kw_only=True)
     whole: bool = field(default=False, kw_only=True)
     region: Region | None = field(default=None, kw_only=True)
+    published: Policy = field(default=False, kw_only=True)
+    posted: Policy = field(default=False, kw_only=True)
+    unaffected_by: tuple[str, ...] = field(default=(), kw_only=True)
+    constant: bool = field(default=False, kw_only=True)
+    """Derived, and the same for the whole life of a device."""
     name: str = field(default="", init=False)
     bits: Mapping[str, Field] = field(factory=dict, init=False)
     rules: BitRules = field(factory=BitRules, init=False)
     getter: str | None = field(default=None, init=False)
+    counter: str | None = field(default=None, init=False)
     reader: str | None = field(default=None, init=False)
     writer: str | None = field(default=None, init=False)
     batch_reader: str | None = field(default=None, init=False)
@@ -117,6 +127,16 @@ class Register:
         """First offset behind the register."""
         return self.offset + self.size
 
+    @property
+    def derived(self) -> bool:
+        """Whether its value follows from others, and nothing is stored."""
+        return self.getter is not None or self.counter is not None
+
+    def seen(self, device: Device) -> int:
+        """The value as a guest's read gives it, without the read's side effects."""
+        value = self.__get__(device, type(device))
+        return value if self.derived else value & self.rules.readable
+
     def array(self, count: int, *, stride: int | None = None) -> RegisterArray:
         """`count` of this register, `stride` bytes apart (its size, if left out)."""
         stride = self.size if stride is None else stride
@@ -129,23 +149,38 @@ class Register:
 
     def has(self, bits: int) -> Callable[[Device], bool]:
         """For `when`: a bank that is there while `bits` of this stored register are set."""
-        return lambda device: device.values[self.name] & bits == bits
+        return Bank(self, bits, bits)
 
     def lacks(self, bits: int) -> Callable[[Device], bool]:
         """For `when`: a bank that is there while `bits` of this stored register are clear."""
-        return lambda device: not device.values[self.name] & bits
+        return Bank(self, bits, 0)
 
     def allows(self, direction: Direction) -> bool:
         """Whether the register takes part in accesses of this direction."""
         if direction == READ:
-            return bool(self.rules.readable) or self.getter is not None or self.reader is not None
+            derived = self.getter or self.counter or self.reader
+            return bool(self.rules.readable) or derived is not None
+        return self.writable or self.writer is not None
+
+    @property
+    def writable(self) -> bool:
+        """Whether a write changes what is stored."""
         rules = self.rules
-        changes = rules.stored | rules.cleared | rules.set | rules.toggled | rules.pulsed
-        return bool(changes) or self.writer is not None
+        return bool(rules.stored | rules.cleared | rules.set | rules.toggled | rules.pulsed)
+
+    @property
+    def reads_change(self) -> bool:
+        """Whether a guest's read may change the device."""
+        return self.reader is not None or bool(self.rules.clear_on_read | self.rules.set_on_read)
 
     def value(self, hook: Getter) -> Getter:
         """Decorate the pure function that derives the value; nothing is stored then."""
-        self.getter = hook.__name__
+        self.getter = name_of(self, hook)
+        return hook
+
+    def counts(self, hook: Counting) -> Counting:
+        """Decorate the pure `hook(self) -> Count`: the value runs with the guest's clock."""
+        self.counter = name_of(self, hook)
         return hook
 
     def on_read(self, hook: Reader) -> Reader:
@@ -153,12 +188,12 @@ class Register:
 
         It runs after the value was taken.  It may return another value, or `PENDING`.
         """
-        self.reader = hook.__name__
+        self.reader = name_of(self, hook)
         return hook
 
     def on_write(self, hook: Writer) -> Writer:
         """Decorate the hook of a guest's write: it gets the bits as written; may return `PENDING`."""
-        self.writer = hook.__name__
+        self.writer = name_of(self, hook)
         return hook
 
     def on_read_batch(self, hook: BatchReader) -> BatchReader:
@@ -167,7 +202,7 @@ class Register:
         It does all that `count` reads would have done, and gives their values, each of the
         register's size, little-endian.  It may do fewer: the rest come one by one.
         """
-        self.batch_reader = hook.__name__
+        self.batch_reader = name_of(self, hook)
         return hook
 
     def on_write_batch(self, hook: BatchWriter) -> BatchWriter:
@@ -176,7 +211,7 @@ class Register:
         It does all that they would have done; the value is not stored.  It returns how
         many it took, or None for all of them: the rest come one by one.
         """
-        self.batch_writer = hook.__name__
+        self.batch_writer = name_of(self, hook)
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:
@@ -192,12 +227,15 @@ class Register:
             return self
         if self.getter is not None:
             return int(getattr(instance, self.getter)(*self.index))
+        if self.counter is not None:
+            count: Count = getattr(instance, self.counter)(*self.index)
+            return count.at(instance.clock.now_ns)
         return instance.values[self.name]
 
     def __set__(self, instance: Device, value: int) -> None:
         """Store a value; derived ones cannot be stored."""
-        if self.getter is not None:
-            raise AttributeError(f"{self.name} is derived by {self.getter}()")
+        if self.derived:
+            raise AttributeError(f"{self.name} is derived by {self.getter or self.counter}()")
         if not 0 <= value < 1 << 8 * self.size:
             raise ValueError(f"{self.name}: {value:#x} does not fit {self.size} bytes")
         instance.values[self.name] = value
@@ -207,7 +245,7 @@ class Register:
     def guest_read(self, device: Device) -> int | Pending:
         """One read by the guest, side effects included."""
         value = self.__get__(device, type(device))
-        if self.getter is None:
+        if not self.derived:
             device.values[self.name] = self.rules.after_read(value)
             value &= self.rules.readable
         if self.reader is None:
@@ -221,7 +259,7 @@ class Register:
         kept = self.rules.stored & ~covered
         if kept:
             value |= self.__get__(device, type(device)) & kept
-        if self.getter is None:
+        if not self.derived:
             device.values[self.name] = self.rules.after_write(device.values[self.name], value)
         if self.writer is None:
             return None
@@ -297,19 +335,19 @@ class RegisterArray:
     def value(self, hook: ElementGetter) -> ElementGetter:
         """Decorate the pure `hook(self, number) -> int` that derives a value."""
         for register in self.registers:
-            register.getter = hook.__name__
+            register.getter = name_of(self, hook)
         return hook
 
     def on_read(self, hook: ElementReader) -> ElementReader:
         """Decorate `hook(self, number)`: a guest's read, as `Register.on_read`."""
         for register in self.registers:
-            register.reader = hook.__name__
+            register.reader = name_of(self, hook)
         return hook
 
     def on_write(self, hook: ElementWriter) -> ElementWriter:
         """Decorate `hook(self, number, value)`: a guest's write, as `Register.on_write`."""
         for register in self.registers:
-            register.writer = hook.__name__
+            register.writer = name_of(self, hook)
         return hook
 
     def __set_name__(self, owner: type[Device], name: str) -> None:

@@ -11,10 +11,7 @@ from typing import Final
 
 from attrs import define, field
 
-from mmiod.device.declarations import Region, Stream, Timer
-from mmiod.device.device import Device
-from mmiod.device.fields import Field
-from mmiod.device.registers import Register
+from mmiod.device import Device, Field, Region, Register, Stream, Timer
 
 CLOCK_HZ: Final = 1_843_200
 FIFO_DEPTH: Final = 16
@@ -29,21 +26,23 @@ LSR = enum.IntFlag("LSR", "DR OE PE FE BI THRE TEMT FIFO_ERROR")
 MSR = enum.IntFlag("MSR", "DCTS DDSR TERI DDCD CTS DSR RI DCD")
 """Bit n of MSR tells that the input of bit n + 4 changed."""
 IDLE: Final = int(LSR.THRE | LSR.TEMT)
-RESETS: Final = FCR.RCVR_FIFO_RESET | FCR.XMIT_FIFO_RESET
-DELTAS: Final = MSR.DCTS | MSR.DDSR | MSR.TERI | MSR.DDCD
-CONNECTED: Final = MSR.CTS | MSR.DSR | MSR.DCD
+RESETS: Final = int(FCR.RCVR_FIFO_RESET | FCR.XMIT_FIFO_RESET)
+DELTAS: Final = int(MSR.DCTS | MSR.DDSR | MSR.TERI | MSR.DDCD)
+# Ints: `&` of a flag takes longer than all the rest of a hook.
+FIFO_ENABLE, OUT2, LOOP, ERBFI, ETBEI, ELSI, EDSSI = map(int, (FCR.FIFO_ENABLE, MCR.OUT2, MCR.LOOP, *IER))
+MSR_FIELDS: Final = {
+    str(bit.name): Field(n, access="rc" if bit & DELTAS else "r") for n, bit in enumerate(MSR)
+}
+CONNECTED: Final = int(MSR.CTS | MSR.DSR | MSR.DCD)
 LOOPED: Final = {MCR.RTS: MSR.CTS, MCR.DTR: MSR.DSR, MCR.OUT1: MSR.RI, MCR.OUT2: MSR.DCD}
+OTHERS: Final = ("thr", "dll", "dlm", "scr")
+POSTED: Final = ("lcr", "ier", *OTHERS)
+"""Registers to which writes are posted, first without those that others depend on.
 
-
-class Cause(enum.IntEnum):
-    """Bits 3:0 of IIR, Table IV."""
-
-    MODEM_STATUS = 0x0
-    NONE = 0x1
-    THR_EMPTY = 0x2
-    RECEIVED_DATA = 0x4
-    LINE_STATUS = 0x6
-    CHARACTER_TIMEOUT = 0xC
+IER is posted only while it matters to none of them.
+"""
+Cause = enum.IntEnum("Cause", {"MODEM": 0, "NONE": 1, "THR_EMPTY": 2, "DATA": 4, "LINE": 6, "TIMEOUT": 12})
+"""Bits 3:0 of IIR, Table IV."""
 
 
 @define
@@ -60,7 +59,7 @@ class UartState:
 
 
 class Uart(Device):
-    """16550A; what it is on overrides `interrupt`, and perhaps `ports`.
+    """16550A; what it is on drives INTR from IIR in `on_settle`, and may have other `ports`.
 
     A character leaves at once: LSR always says THRE and TEMT.  The THRE interrupt still
     keeps its rules (8.5, Table IV): it goes when IIR names it or THR is written, and comes
@@ -75,6 +74,9 @@ class Uart(Device):
     stay 0 and LCR's BREAK and parity change no data), words shorter than 8 bits, DMA mode
     pins, writes to LSR and MSR (factory test).  CTS, DSR and DCD are always on.
 
+    Without a message: the settings are read; LSR while no error would go with it, MSR while
+    no change would; a character is sent while nothing follows from it for the guest.
+
     Threat: `fifo` holds 16 bytes; what comes without room is an overrun.  Output is the
     guest's rate of writes, and the backend's to bound.
     """
@@ -84,29 +86,51 @@ class Uart(Device):
     silence = Timer()
     state: UartState
 
-    lcr = Register(3, fields=LCR, region=ports)
+    @property
+    def mute(self) -> bool:
+        """Override where INTR leads nowhere at times: then settings of it are nobody's to wait for."""
+        return False
+
+    def _quiet(self) -> bool:
+        """THR's emptying interrupts nobody, and the character leaves."""
+        return not self.mcr & LOOP and (self.mute or not self.ier & ETBEI)
+
+    lcr = Register(3, fields=LCR, published=True, posted=True, unaffected_by=OTHERS, region=ports)
     rbr = Register(0, access="r", when=lcr.lacks(LCR.DLAB), region=ports)
-    thr = Register(0, access="w", when=lcr.lacks(LCR.DLAB), region=ports)
-    dll = Register(0, reset=12, when=lcr.has(LCR.DLAB), region=ports)
-    ier = Register(1, mask=0x0F, fields=IER, when=lcr.lacks(LCR.DLAB), region=ports)
-    dlm = Register(1, when=lcr.has(LCR.DLAB), region=ports)
+    thr = Register(
+        0, access="w", when=lcr.lacks(LCR.DLAB), posted=_quiet, unaffected_by=("ier", *OTHERS), region=ports
+    )
+    dll = Register(0, reset=12, when=lcr.has(LCR.DLAB), published=True, posted=True, region=ports)
+    ier = Register(
+        1, mask=0x0F, fields=IER, when=lcr.lacks(LCR.DLAB),
+        published=True, posted=lambda uart: uart.mute, unaffected_by=OTHERS, region=ports,
+    )  # fmt: skip
+    dlm = Register(1, when=lcr.has(LCR.DLAB), published=True, posted=True, region=ports)
     iir = Register(2, access="r", fields={"CAUSE": Field(0, 4), "FIFOS": Field(6, 2)}, region=ports)
     fcr = Register(2, access="singlepulse", fields=FCR, region=ports)
-    mcr = Register(4, mask=0x1F, fields=MCR, region=ports)
-    lsr = Register(5, access="r", fields=LSR, region=ports)
-    msr = Register(6, access="r", reset=CONNECTED, fields=MSR, region=ports)
-    scr = Register(7, region=ports)
-
-    def interrupt(self, level: bool) -> None:
-        """The level of the INTR pin: drive an interrupt line."""
-        raise NotImplementedError
+    mcr = Register(4, mask=0x1F, fields=MCR, published=True, unaffected_by=POSTED, region=ports)
+    lsr = Register(
+        5, access="r", fields=LSR,
+        published=lambda uart: not uart.state.overrun, unaffected_by=POSTED, region=ports,
+    )  # fmt: skip
+    msr = Register(
+        6, access="r", reset=CONNECTED, fields=MSR_FIELDS,
+        published=lambda uart: not uart.msr & DELTAS, unaffected_by=POSTED, region=ports,
+    )  # fmt: skip
+    scr = Register(
+        7,
+        published=True,
+        posted=True,
+        unaffected_by=tuple(name for name in POSTED if name != "scr"),
+        region=ports,
+    )
 
     # --- receiver
 
     @property
     def depth(self) -> int:
         """Characters that the receiver holds."""
-        return FIFO_DEPTH if self.fcr & FCR.FIFO_ENABLE else 1
+        return FIFO_DEPTH if self.fcr & FIFO_ENABLE else 1
 
     @serial.room
     def _room(self) -> int:
@@ -115,25 +139,17 @@ class Uart(Device):
     @serial.on_receive
     def _arrived(self, data: bytes) -> None:
         for character in data:
-            self._shift_in(character)
-        self._drive()
+            self.state.overrun |= len(self.state.fifo) == self.depth
+            if self.depth == 1:
+                self.state.fifo[:] = (character,)  # 8.3: the new character destroys the one in RBR
+                self.state.character = character
+            elif len(self.state.fifo) < self.depth:
+                self.state.fifo.append(character)
+        self._fifo_changed()
 
-    def _shift_in(self, character: int) -> None:
-        fifo = self.state.fifo
-        self.state.overrun |= len(fifo) == self.depth
-        if self.depth == 1:
-            fifo[:] = (character,)  # 8.3: the new character destroys the one in RBR
-            self.state.character = character
-        elif len(fifo) < self.depth:
-            fifo.append(character)
-        self._listen()
-
-    def _make_room(self) -> None:
+    def _fifo_changed(self) -> None:
+        """There may be room; the silence of four characters is counted anew, if any are there."""
         self.serial.ready()
-        self._drive()
-
-    def _listen(self) -> None:
-        """Count the silence of four characters anew; an empty FIFO cannot time out."""
         self.silence.cancel()
         if self.state.fifo and self.depth > 1:
             lcr, divisor = self.lcr, (self.dlm << 8 | self.dll) or 0x10000
@@ -142,28 +158,22 @@ class Uart(Device):
 
     @rbr.value
     def _oldest(self) -> int:
-        if self.depth == 1:
-            return self.state.character
-        return self.state.fifo[0] if self.state.fifo else 0
+        return self.state.character if self.depth == 1 else next(iter(self.state.fifo), 0)
 
     @rbr.on_read
     def _oldest_was_read(self) -> None:
         del self.state.fifo[:1]
-        self._listen()
-        self._make_room()
+        self._fifo_changed()
 
     # --- transmitter
 
     @thr.on_write
     def _transmit(self, character: int) -> None:
         self.state.thre_seen = True
-        self._drive()
-        if self.mcr & MCR.LOOP:
-            self._shift_in(character)
-        else:
-            self.serial.send(bytes((character,)))
+        self.on_settle()  # the falling edge
+        leave = self._arrived if self.mcr & MCR.LOOP else self.serial.send
+        leave(bytes((character,)))
         self.state.thre_seen = False
-        self._drive()
 
     # --- control
 
@@ -174,26 +184,20 @@ class Uart(Device):
         self.fcr = value & ~RESETS if value & FCR.FIFO_ENABLE else 0
         if resets & FCR.RCVR_FIFO_RESET:
             self.state.fifo.clear()
-            self.silence.cancel()
-        if resets & FCR.XMIT_FIFO_RESET:
-            self.state.thre_seen = False
-        self._make_room()
+            self._fifo_changed()
+        self.state.thre_seen &= not resets & FCR.XMIT_FIFO_RESET
 
     @ier.on_write
     def _interrupts_enabled(self, value: int) -> None:
-        if not value & IER.ETBEI:
-            self.state.thre_seen = False  # enabled again, an empty THR is a reason again
-        self._drive()
+        self.state.thre_seen &= bool(value & ETBEI)  # enabled again, an empty THR is a reason again
 
     @mcr.on_write
     def _modem_controlled(self, value: int) -> None:
         looped = sum(line for output, line in LOOPED.items() if value & output)
-        levels = looped if value & MCR.LOOP else int(CONNECTED)
-        changed = (self.msr ^ levels) & ~DELTAS
-        if levels & MSR.RI:
-            changed &= ~MSR.RI  # TERI is for the trailing edge only
-        self.msr = levels | self.msr & DELTAS | changed >> 4
-        self._make_room()
+        levels = looped if value & MCR.LOOP else CONNECTED
+        changed = (self.msr ^ levels) & ~(DELTAS | levels & MSR.RI)  # TERI is for the trailing edge only
+        self.msr = int(levels | self.msr & DELTAS | changed >> 4)
+        self.serial.ready()
 
     # --- status
 
@@ -203,40 +207,21 @@ class Uart(Device):
 
     @lsr.on_read
     def _errors_were_read(self) -> None:
-        if self.state.overrun:
-            self.state.overrun = False
-            self._drive()
-
-    @msr.on_read
-    def _changes_were_read(self) -> None:
-        self.msr &= ~DELTAS
-        self._drive()
-
-    @property
-    def cause(self) -> Cause:
-        """The pending interrupt of the highest priority, Table IV."""
-        fifo, many = self.state.fifo, self.depth > 1
-        timed_out = bool(fifo) and many and self.silence.deadline_ns is None
-        available = len(fifo) >= (TRIGGERS[self.fcr >> 6] if many else 1)
-        reasons = (
-            (IER.ELSI, self.state.overrun, Cause.LINE_STATUS),
-            (IER.ERBFI, timed_out, Cause.CHARACTER_TIMEOUT),
-            (IER.ERBFI, available, Cause.RECEIVED_DATA),
-            (IER.ETBEI, not self.state.thre_seen, Cause.THR_EMPTY),
-            (IER.EDSSI, bool(self.msr & DELTAS), Cause.MODEM_STATUS),
-        )
-        return next((cause for enable, there, cause in reasons if there and self.ier & enable), Cause.NONE)
+        self.state.overrun = False
 
     @iir.value
     def _identification(self) -> int:
-        return self.cause | (0xC0 if self.depth > 1 else 0)
+        """The pending interrupt of the highest priority, Table IV."""
+        fifo, many, ier = self.state.fifo, self.depth > 1, self.ier
+        reasons = (
+            (ELSI, self.state.overrun, Cause.LINE),
+            (ERBFI, many and fifo and self.silence.deadline_ns is None, Cause.TIMEOUT),
+            (ERBFI, len(fifo) >= (TRIGGERS[self.fcr >> 6] if many else 1), Cause.DATA),
+            (ETBEI, not self.state.thre_seen, Cause.THR_EMPTY),
+            (EDSSI, self.msr & DELTAS, Cause.MODEM),
+        )
+        return next((cause for bit, there, cause in reasons if there and ier & bit), Cause.NONE) | 0xC0 * many
 
     @iir.on_read
     def _identification_was_read(self) -> None:
-        if self.cause is Cause.THR_EMPTY:
-            self.state.thre_seen = True
-            self._drive()
-
-    @silence.on_fire
-    def _drive(self) -> None:
-        self.interrupt(self.cause is not Cause.NONE)
+        self.state.thre_seen |= self.iir & 0xF == Cause.THR_EMPTY

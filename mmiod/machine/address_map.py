@@ -20,7 +20,7 @@ from mmiod.errors import MachineError
 from mmiod.values import Space
 
 if TYPE_CHECKING:
-    from mmiod.machine.host import Host
+    from mmiod.machine.waist import Host
 
 
 class Policy(enum.IntEnum):

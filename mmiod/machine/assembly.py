@@ -18,6 +18,7 @@ from mmiod.machine.description import DeviceDescription, MachineDescription, Sin
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine, Record
 from mmiod.machine.snapshot import take
+from mmiod.machine.storage import check_total
 from mmiod.machine.wires import expand, hypervisor_line_of, vcpu_of
 from mmiod.values import Space
 
@@ -70,6 +71,7 @@ def assemble(
         _collect(problems, _add, machine, device, described, make, parts[device])
     for space in Space:
         _collect(problems, machine.table, space)
+    _collect(problems, check_total, machine.storages)
     if set(machine.hosts) == set(description.devices):  # else wires fail for that alone
         _collect(problems, _connect, machine, description.wires)
     if not problems:  # else the map is not what the file means
@@ -95,10 +97,16 @@ def _add(machine: Machine, name: str, described: DeviceDescription, make: MakeHo
         MachineError: a place names no region of it, or its class cannot be made.
     """
     try:
-        host = machine.hosts[name] = make(machine, name, part)
+        host = make(machine, name, part)
+        machine.add_host(host)
     except Exception as error:  # a plugin may raise anything
         raise MachineError(f"{name}: {described.plugin}: {type(error).__name__}: {error}") from error
     device = host.device
+    if described.mmap:
+        if not host.storages:
+            raise MachineError(f"{name}: mmap: {described.plugin} has no storage")
+        machine.mappable.add(name)
+    machine.memory_of(name).prefers_messages = described.dma == "messages"
     places = {region: (place.space, place.base) for region, place in described.at.items()}
     if described.slot is not None:
         places[CONFIG_REGION] = (Space.PCI_CONFIG, described.slot)

@@ -27,12 +27,15 @@ class Backoff:
     on_change: Callable[[], None] | None = None
     _failures: dict[str, list[int]] = field(factory=dict)
     """When each device failed, that counts."""
+    _tried: set[str] = field(factory=set)
+    """What was due and is tried now."""
 
     def failed(self, device: str) -> bool:
         """A device failed: whether it is tried again."""
         now = self.now()
         counted = [then for then in self._failures.get(device, ()) if now - then < FORGIVEN_NS]
         self._failures[device] = [*counted, now]
+        self._tried.discard(device)
         if len(counted) >= MAX_ATTEMPTS:
             self.due.pop(device, None)
             return False
@@ -45,6 +48,10 @@ class Backoff:
         """It is not ready to be tried."""
         self.due[device] = self.now() + FIRST_NS
 
+    def waits(self, device: str) -> bool:
+        """Whether a device that is out of service is tried again."""
+        return device in self.due or device in self._tried
+
     def attempts(self, device: str) -> int:
         """How often it has failed lately."""
         return len(self._failures.get(device, ()))
@@ -53,6 +60,7 @@ class Backoff:
         """It is in service, or is not to be tried: by a reload, or with a restored state."""
         self.due.pop(device, None)
         self._failures.pop(device, None)
+        self._tried.discard(device)
 
     def ready(self) -> list[str]:
         """What is due now; it is not any more."""
@@ -60,6 +68,7 @@ class Backoff:
         ready = [device for device, due in self.due.items() if due <= now]
         for device in ready:
             del self.due[device]
+        self._tried.update(ready)
         return ready
 
     @property

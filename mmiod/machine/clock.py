@@ -54,6 +54,19 @@ class MachineClock:
             return self._stands_at
         return self.monotonic() - self._origin
 
+    def glance(self) -> int:
+        """`now_ns` on an exit's way; -1 where time stands, or a timer may be due."""
+        if self._stands_at is not None:
+            return -1
+        now = self.monotonic() - self._origin
+        queue = self._queue
+        return -1 if queue and queue[0][0] <= now else now
+
+    @property
+    def origin_ns(self) -> int:
+        """What `monotonic` gave at guest time 0, while time passes."""
+        return self._origin
+
     @property
     def wall_s(self) -> int:
         """Seconds since 1970 for a real-time clock: follows guest time, second by second."""
@@ -142,9 +155,12 @@ class MachineClock:
         return NEVER
 
     def fire_due(self, limit: int = 1024) -> int:
-        """Fire what is due now, at most `limit` timers; return how many fired."""
-        fired = 0
-        while fired < limit and self._due(self.now_ns):
+        """Fire what is due now, at most `limit` timers; return how many fired.
+
+        In real time one that sets itself to now is due the next time: others have their turn.
+        """
+        fired, now_ns = 0, self.now_ns
+        while fired < limit and self._due(now_ns):
             _, _, key = heapq.heappop(self._queue)
             _, _, fire = self.armed.pop(key)
             fire()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from mmiod.device import Region, Request
-from mmiod.machine.journal import Journal, NotedBus, NotedClock, NotedMemory
+from mmiod.device import Effect, Region, Request
+from mmiod.machine.journal import Journal, NotedBus, NotedClock, NotedMemory, NotedStorage
 from mmiod.values import Space
 
 if TYPE_CHECKING:
@@ -25,17 +25,25 @@ class DeviceContext:
     clock: NotedClock = field(init=False)
     memory: NotedMemory = field(init=False)
     bus: NotedBus = field(init=False)
+    storage: NotedStorage = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """What the device asks is noted."""
         self.clock = NotedClock(self.machine.clock, self.journal)
         self.memory = NotedMemory(self.machine.memory_of(self.device), self.journal)
         self.bus = NotedBus(self.machine, self.journal)
+        self.storage = NotedStorage(self.machine.storages, self.device, self.journal)
 
     def notify(self, event: str, **fields: object) -> None:  # noqa: D102
         self.machine.notify(event, device=self.device, **fields)
 
+    def _announce(self) -> None:
+        """Something leaves that may make the guest look: what it would see is not there yet."""
+        if self.machine.page is not None:
+            self.machine.page.withdraw(self.device)
+
     def request(self, kind: Request, value: int = 0) -> None:  # noqa: D102
+        self._announce()
         self.machine.notify(
             "hypervisor_requested", device=self.device, request=kind.name.lower(), value=value
         )
@@ -45,9 +53,11 @@ class DeviceContext:
         self.machine.place(self.device, region, space, base)
 
     def set_level(self, line: str, level: bool) -> None:  # noqa: D102
+        self._announce()
         self.machine.wires.drive(f"{self.device}.{line}", level)
 
     def msi(self, address: int, data: int) -> None:  # noqa: D102
+        self._announce()
         self.machine.outlet.msi(self.device, address, data)
 
     def arm(self, timer: str, deadline_ns: int | None) -> None:  # noqa: D102
@@ -57,6 +67,7 @@ class DeviceContext:
     def send(self, backend: str, data: bytes) -> None:  # noqa: D102
         port = self.machine.backends.get((self.device, backend))
         if port is not None:
+            self.journal.speak()
             port.put(data)
 
     def ready(self, backend: str) -> None:  # noqa: D102
@@ -65,8 +76,16 @@ class DeviceContext:
             port.ready()
 
     def ask(self, backend: str, number: int, kind: str, data: bytes) -> None:  # noqa: D102
+        device = self.machine.hosts[self.device].device
+        if backend in device.works:
+            messenger = self.machine.memory_of(self.device).messenger
+            if messenger is not None:
+                messenger.ask(backend, kind, data)
+            return
         port = self.machine.services.get((self.device, backend))
         if port is not None:
+            if device.services[backend].effects.get(kind) is not Effect.IDEMPOTENT:
+                self.journal.speak()
             port.ask(number, kind, data)
 
     def cancel(self, backend: str, number: int) -> None:  # noqa: D102

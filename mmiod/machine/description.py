@@ -14,6 +14,7 @@ from mmiod.values import Space
 DEVICE_NAME: Final = re.compile(r"(?!vcpu\d+$|hypervisor$)[A-Za-z0-9][A-Za-z0-9_-]{0,30}")
 
 ISOLATIONS: Final = ("inline", "process")
+DMA: Final = ("shared", "messages")
 
 
 @frozen
@@ -62,6 +63,18 @@ class DeviceDescription:
     streams: Mapping[str, BackendDescription] = field(factory=dict)
     isolation: str = field(default="inline")
     """Where hooks run: "inline" in the daemon, or in a "process" of their own."""
+
+    mmap: bool = False
+    """By vfio-user: let the hypervisor map the device's storage."""
+
+    dma: str = field(default="shared")
+    """How a `Work` reaches guest memory behind vfio-user: what is "shared" directly, else by
+    messages to clients that are known to take them; or all by "messages", to any client."""
+
+    @dma.validator
+    def _check_dma(self, _: object, dma: str) -> None:
+        if dma not in DMA:
+            raise ValueError(f"{dma!r}: there are {', '.join(DMA)}")
 
     @isolation.validator
     def _check_isolation(self, _: object, isolation: str) -> None:

@@ -9,19 +9,21 @@ host, and so follow.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Final, TypeVar
 
 from attrs import define, evolve
 
 from mmiod.device import Device, Region
+from mmiod.device.saved import Saved
 from mmiod.errors import MachineError, RestoreError
 from mmiod.machine.address_map import Claim, build
 from mmiod.machine.held import HeldContext
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
-from mmiod.machine.mark import HookDeadlineExceeded
+from mmiod.machine.mark import HookDeadlineExceeded, reason_of
 from mmiod.machine.restart import resume
-from mmiod.machine.snapshot import fit, give, take
+from mmiod.machine.storage import areas
 from mmiod.values import Space
 
 T = TypeVar("T")
@@ -29,7 +31,6 @@ T = TypeVar("T")
 Claims = dict[tuple[str, str], tuple[Space, Claim]]
 
 CLASHES: Final = "make the region fit beside the others, or change the machine file and restart"
-ISOLATED: Final = 'restart the daemon, or say `isolation = "inline"` in the machine file'
 KEEP: Final = "keep it, or change the machine file and restart"
 MIGRATE: Final = "keep it, or raise `schema` by 1 and override `migrate` to say what becomes of it"
 HOOK: Final = "correct the hook; the traceback's last line in the plugin is the one named"
@@ -52,6 +53,8 @@ class Successor:
     context: HeldContext
     dropped: list[str]
     """What an older class does not take, by name."""
+    owing: bool
+    """Whether it owes an answer."""
 
 
 @define(eq=False)
@@ -67,8 +70,7 @@ class Handover:
         if self.claims != self.machine.claims:
             self.machine.reclaim(self.claims)
         for successor in self.successors:
-            host, device = successor.host, successor.device
-            host.device, host.generation, host.failure = device, generation, None
+            successor.host.install(successor.device, generation, owing=successor.owing)
         for successor in self.successors:
             successor.host.guarded(successor.context.release, None)
             self.machine.backoff.forget(successor.host.name)
@@ -87,11 +89,11 @@ def prepare(
     successors = []
     for name, config in configs.items():
         host = machine.hosts[name]
-        if host.isolated:
-            raise NotReady(f"{name}: it runs in a process of its own, which is not reloaded", ISOLATED)
         missing = list(_missing(machine, name, type(host.device), plugin))
         if missing:
             raise NotReady(f"{name}: the machine uses {', '.join(missing)}, the new class has none", KEEP)
+        if areas(host.device) != areas(plugin):
+            raise NotReady(f"{name}: the new class has other storage, of which the guest has the old", KEEP)
         successors.append(_successor(machine, host, plugin, config, drop=drop))
     devices = {successor.host.name: successor.device for successor in successors}
     return Handover(machine, _claims(machine, devices), successors)
@@ -100,17 +102,21 @@ def prepare(
 def _successor(
     machine: Machine, host: InlineHost, plugin: type[Device], config: object, *, drop: bool
 ) -> Successor:
-    """Make a device with the state of the one that serves."""
-
-    def run(action: Callable[[], T]) -> T:
-        return _guarded(machine, host, action)
-
+    """Make a device with the state of the one that serves, or did."""
     context = HeldContext(machine, host.name, host.journal)
-    device = run(lambda: plugin(context, config))
-    state, dropped = run(lambda: fit(take(host.device), type(host.device), plugin, drop=drop))
-    run(lambda: give(device, state))
-    run(device.on_reload)
-    return Successor(host, device, context, dropped)
+    saved, owing = last_good(machine, host)
+    succeed = partial(host.succeed, plugin, config, context, saved, drop=drop)
+    device, dropped = _guarded(machine, host, succeed)
+    return Successor(host, device, context, dropped, owing)
+
+
+def last_good(machine: Machine, host: InlineHost) -> tuple[Saved, bool]:
+    """What is handed over: a device's state, and whether it owes an answer.
+
+    Raises:
+        NotReady: it cannot be had.
+    """
+    return _guarded(machine, host, host.last_good)
 
 
 def _guarded(machine: Machine, host: InlineHost, action: Callable[[], T]) -> T:
@@ -126,7 +132,7 @@ def _guarded(machine: Machine, host: InlineHost, action: Callable[[], T]) -> T:
         raise NotReady(f"{host.name}: {error}", MIGRATE) from error
     except (Exception, HookDeadlineExceeded) as error:  # a plugin may raise anything
         mark.leave(outer)
-        raise NotReady(f"{host.name}: {type(error).__name__}: {error}", HOOK) from error
+        raise NotReady(f"{host.name}: {reason_of(error)}", HOOK) from error
 
 
 # --- what others use of a device -----------------------------------------------------------

@@ -12,14 +12,17 @@ from typing import Final
 from attrs import define, field
 
 from mmiod.device import Pending, Region
-from mmiod.machine.address_map import MSR_BYTES, AddressMap, Claim, Policy, Range, Unclaimed, build
+from mmiod.machine.address_map import LENGTHS, MSR_BYTES, AddressMap, Claim, Policy, Range, Unclaimed, build
 from mmiod.machine.backoff import Backoff
 from mmiod.machine.clock import MachineClock
-from mmiod.machine.host import Busy, Host, InlineHost, Status
+from mmiod.machine.host import InlineHost
 from mmiod.machine.mark import Mark, reason_of
 from mmiod.machine.memory import GuestMemory
 from mmiod.machine.outlet import Nowhere, Outlet
 from mmiod.machine.ports import ServicePort, StreamPort
+from mmiod.machine.published import Page, Surroundings
+from mmiod.machine.storage import Backings, backings_of
+from mmiod.machine.waist import Busy, Named, Status
 from mmiod.machine.wires import Wires, hypervisor_line_of, vcpu_of
 from mmiod.values import READ, WRITE, Direction, Space, ones
 
@@ -77,6 +80,14 @@ class Machine:
     """Which device's line interrupts a vCPU, and answers INTA."""
     claims: dict[tuple[str, str], tuple[Space, Claim]] = field(factory=dict)
     """By device and region."""
+    storages: dict[str, Backings] = field(factory=dict)
+    """By device."""
+    mappable: set[str] = field(factory=set)
+    """Devices whose storage a hypervisor may map, as the machine file says."""
+    page: Page | None = None
+    """What the hypervisor sees without asking, once it wants to."""
+    withheld: dict[str, int] = field(factory=dict)
+    """Of which devices it sees nothing, and for how many reasons."""
     _maps: dict[Space, AddressMap] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -86,6 +97,11 @@ class Machine:
     def memory_of(self, device: str) -> GuestMemory:
         """Guest memory as a device reaches it."""
         return self.memories.setdefault(device, GuestMemory()) if self.own_memories else self.memory
+
+    def add_host(self, host: InlineHost) -> None:
+        """Enter a device, with storage."""
+        self.hosts[host.name] = host
+        host.storages = self.storages[host.name] = backings_of(host.device)
 
     # --- the address spaces --------------------------------------------------------------
 
@@ -109,9 +125,11 @@ class Machine:
         known = self.claims.get(key)
         if known is None and base is None:
             return
+        if known is not None and known[0] == space and known[1].base == base:
+            return
+        if self.page is not None:
+            self.page.move(device)
         if known is not None:
-            if known[0] == space and known[1].base == base:
-                return
             del self.claims[key]
             self._maps.pop(known[0], None)
         if base is not None:
@@ -125,6 +143,8 @@ class Machine:
 
     def reclaim(self, claims: dict[tuple[str, str], tuple[Space, Claim]]) -> None:
         """Put other claims in the place of all; they were checked."""
+        if self.page is not None:
+            self.page.move()
         self.claims = claims
         self._maps.clear()
         self.outlet.map_changed()
@@ -232,6 +252,38 @@ class Machine:
             )
         return answer
 
+    # --- what needs no access ---------------------------------------------------------------
+
+    def publish(self, words: memoryview) -> None:
+        """Show the hypervisor what it need not ask for, in `words` of 64 bits that it shares.
+
+        Nothing is shown before `page.go`, which follows each start of the machine and its clock.
+        """
+        self.page = Page(words, self._surroundings, self.clock, withheld=self.withheld)
+
+    def unpublish(self) -> None:
+        """Show nothing any more."""
+        if self.page is not None:
+            self.page.stop()
+            self.page = None
+
+    def withhold(self, device: str) -> bool:
+        """Have every access to a device come here, until `release`; whether some did not."""
+        self.withheld[device] = self.withheld.get(device, 0) + 1
+        return self.page is not None and self.page.withdraw(device)
+
+    def release(self, device: str) -> None:
+        """One reason less."""
+        reasons = self.withheld.pop(device, 1) - 1
+        if reasons:
+            self.withheld[device] = reasons
+        elif self.page is not None:
+            self.page.look(device)
+
+    def _surroundings(self) -> Surroundings:
+        idle = [found for space in LENGTHS for found in self.table(space).ranges if found.claim is None]
+        return Surroundings(self.claims, self.hosts, idle)
+
     # --- life ------------------------------------------------------------------------------
 
     def power_on(self, *, virtual: bool) -> None:
@@ -272,7 +324,7 @@ class Machine:
 
     def record(
         self,
-        host: Host | None,
+        host: Named | None,
         direction: Direction,
         size: int,
         value: int,
@@ -306,11 +358,14 @@ class Machine:
             )
         )
 
-    def quarantined(self, host: Host, reason: BaseException) -> None:
+    def quarantined(self, host: Named, reason: BaseException) -> None:
         """A device failed: say so, answer what it owes, let its lines go, and see when it comes back."""
+        if self.page is not None:
+            self.page.withdraw(host.name)
         self.notify("device_quarantined", device=host.name, reason=reason_of(reason))
         if not self.backoff.failed(host.name):
             self.notify("device_abandoned", device=host.name, attempts=self.backoff.attempts(host.name))
+            self.streams_ready(host.name)  # what waits for it is lost from now on
         if not isinstance(host, InlineHost):
             return
         if host.owes is not None:
@@ -319,6 +374,16 @@ class Machine:
             self.wires.drive(f"{host.name}.{name}", level=False)
         for timer in host.device.timers:
             self.clock.arm(host.name, timer, None, _never)
+
+    def returns(self, host: Named) -> bool:
+        """Whether a device in quarantine is tried again."""
+        return self.backoff.waits(host.name)
+
+    def streams_ready(self, device: str) -> None:
+        """The room of a device's streams may be another now."""
+        for (owner, _), port in self.backends.items():
+            if owner == device:
+                port.ready()
 
     def interrupt(self, vcpu: int, level: bool) -> None:
         """The interrupt request of a vCPU changes."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
 from time import perf_counter_ns
+from typing import TypeVar
 
 from attrs import define, field
+
+T = TypeVar("T")
 
 
 class HookDeadlineExceeded(BaseException):
@@ -54,3 +57,20 @@ class Mark:
             since_ns += perf_counter_ns() - entered_ns
         self.serial += 1
         self.name, self.since_ns = name, since_ns
+
+    def watched(self, name: str, action: Callable[[], T]) -> T:
+        """Run one of several hooks in a row: it has a deadline of its own."""
+        outer = self.enter(name)
+        try:
+            return action()
+        finally:
+            self.leave(outer)
+
+    def unwatched(self, action: Callable[[], T]) -> T:
+        """Run what ends by itself, by a deadline of its own."""
+        outer = self.enter(self.name)
+        self.since_ns = 0
+        try:
+            return action()
+        finally:
+            self.leave(outer)

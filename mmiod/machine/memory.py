@@ -2,7 +2,8 @@
 
 A slot's descriptor is mapped only if it is a memfd sealed against shrinking, because a
 mapping whose file shrinks kills the process that touches it; any other descriptor is
-used by pread and pwrite.  A slot without descriptor is RAM that only messages reach.
+used by pread and pwrite.  A slot without descriptor is RAM that only messages reach, if a
+messenger is there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Final, Protocol
 from attrs import define, evolve, field
 
 from mmiod.errors import MachineError
+from mmiod.machine.dirty_log import DirtyLog
+from mmiod.machine.ports import Messenger
 
 ADDRESS_LIMIT: Final = 1 << 52
 """Architectural limit of a physical address (SDM vol. 3, 4.1.4)."""
@@ -33,9 +36,11 @@ class Storage(Protocol):
 
 @define(eq=False)
 class Mapped:
-    """A sealed memfd, mapped."""
+    """A sealed memfd, mapped from `offset` on; the descriptor stays open for who has to map it anew."""
 
     view: mmap.mmap
+    descriptor: int
+    offset: int
 
     def read(self, offset: int, length: int) -> bytes:  # noqa: D102
         return self.view[offset : offset + length]
@@ -45,6 +50,7 @@ class Mapped:
 
     def close(self) -> None:  # noqa: D102
         self.view.close()
+        os.close(self.descriptor)
 
 
 @define(eq=False)
@@ -120,7 +126,8 @@ def storage_of(descriptor: int, offset: int, length: int, *, read_only: bool) ->
         if not _sealed(descriptor) or offset % mmap.ALLOCATIONGRANULARITY:
             return ByDescriptor(os.dup(descriptor), offset)
         access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
-        return Mapped(mmap.mmap(descriptor, length, access=access, offset=offset))
+        view = mmap.mmap(descriptor, length, access=access, offset=offset)
+        return Mapped(view, os.dup(descriptor), offset)
     except OSError as error:
         raise MachineError(f"the descriptor cannot be used: {error}") from error
     finally:
@@ -139,6 +146,12 @@ class GuestMemory:
     """All slots of a VM."""
 
     slots: dict[int, Slot] = field(factory=dict)
+    messenger: Messenger | None = None
+    """None: nobody reaches a slot without storage."""
+    prefers_messages: bool = False
+    """What may wait goes by messages to slots with storage, too: the client wants to see it."""
+    log: DirtyLog | None = None
+    """Which pages were written, while somebody wants to know."""
     _last: Slot | None = None
 
     def add(self, slot: Slot) -> None:
@@ -205,6 +218,9 @@ class GuestMemory:
 
     def read(self, gpa: int, length: int) -> bytes:
         """DMA read; what is not reachable RAM reads as ones."""
+        slot = self._around(gpa, length)
+        if slot is not None and slot.storage is not None:
+            return slot.storage.read(gpa - slot.gpa, length)
         parts = []
         for slot, at, taken in self._pieces(gpa, length):
             reachable = slot is not None and slot.storage is not None
@@ -213,13 +229,39 @@ class GuestMemory:
 
     def write(self, gpa: int, data: bytes) -> None:
         """DMA write; what is not reachable RAM, or read-only, drops the bytes."""
+        slot = self._around(gpa, len(data))
+        if slot is not None and slot.storage is not None and not slot.read_only:
+            slot.storage.write(gpa - slot.gpa, data)
+            if self.log is not None:
+                self.log.mark(gpa, len(data))
+            return
         for slot, at, taken in self._pieces(gpa, len(data)):
             if slot is not None and slot.storage is not None and not slot.read_only:
                 slot.storage.write(at - slot.gpa, data[at - gpa : at - gpa + taken])
+                if self.log is not None:
+                    self.log.mark(at, taken)
 
     def holds(self, gpa: int, length: int) -> bool:
         """Whether all of it is reachable RAM."""
         return all(slot is not None and slot.storage is not None for slot, _, _ in self._pieces(gpa, length))
+
+    def by_message(self, gpa: int, length: int) -> bool:
+        """Whether messages reach some of it, and nothing else does."""
+        if self.messenger is None or not length:
+            return False
+        slot = self._around(gpa, length)
+        if slot is not None:
+            return slot.storage is None or self.prefers_messages
+        return any(
+            slot is not None and (slot.storage is None or self.prefers_messages)
+            for slot, _, _ in self._pieces(gpa, length)
+        )
+
+    def _around(self, gpa: int, length: int) -> Slot | None:
+        """The slot used last, if all of it is there: the usual case."""
+        slot = self._last
+        inside = slot is not None and slot.gpa <= gpa and gpa + length <= slot.end
+        return slot if inside and length <= DMA_LIMIT else None
 
     def _pieces(self, gpa: int, length: int) -> list[tuple[Slot | None, int, int]]:
         if length > DMA_LIMIT:

@@ -20,6 +20,11 @@ from mmiod.errors import RestoreError
 
 T = TypeVar("T")
 
+TAG: Final = "base85"
+"""What tells bytes from text where no type does."""
+TABLE: Final = "table"
+"""Under it: the pairs of a table whose names are no texts."""
+
 
 def text_form(kind: type[Device]) -> cattrs.Converter:
     """The converter of a device class whose bytes are text."""
@@ -29,6 +34,16 @@ def text_form(kind: type[Device]) -> cattrs.Converter:
 def byte_form(kind: type[Device]) -> cattrs.Converter:
     """The converter of a device class whose bytes stay bytes."""
     return _kept(kind, "_byte_form", _BYTES)
+
+
+def tagged(state: dict[str, Any]) -> dict[str, Any]:
+    """Plain data as JSON takes it: bytes are `{"base85": text}`; see `untagged`."""
+    return {name: _tagged(value) for name, value in state.items()}
+
+
+def untagged(state: dict[str, Any]) -> dict[str, Any]:
+    """Plain data that was `tagged`; what the tags do not hold stays, for `structure` to refuse."""
+    return {name: _untagged(value) for name, value in state.items()}
 
 
 def structure(converter: cattrs.Converter, data: object, kind: type[T], place: str) -> T:
@@ -52,6 +67,38 @@ def _kept(kind: type[Device], name: str, model: cattrs.Converter) -> cattrs.Conv
         found.get_unstructure_hook(kind.state_class)
         setattr(kind, name, found)
     return found
+
+
+def _tagged(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, bytes):
+        return {TAG: b85encode(value).decode()}
+    if isinstance(value, list):
+        return [_tagged(element) for element in value]
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):  # JSON has no other names
+            return {TAG: {TABLE: [[_tagged(key), _tagged(element)] for key, element in value.items()]}}
+        table = tagged(value)
+        return {TAG: [table[TAG]]} if table.keys() == {TAG} else table  # a table that looks like bytes
+    return value
+
+
+def _untagged(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, list):
+        return [_untagged(element) for element in value]
+    if not isinstance(value, dict):
+        return value
+    table = untagged(value)
+    if table.keys() != {TAG}:
+        return table
+    content = table[TAG]
+    if isinstance(content, list) and len(content) == 1:
+        return {TAG: content[0]}
+    try:
+        if isinstance(content, dict) and content.keys() == {TABLE}:
+            return dict(content[TABLE])
+        return _encoded(content, bytes)
+    except (TypeError, ValueError):
+        return value
 
 
 def _text_converter() -> cattrs.Converter:

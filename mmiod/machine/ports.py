@@ -71,3 +71,17 @@ class ServicePort(Protocol):
 
     def cancel(self, number: int) -> None:
         """End a request early if it is still under way."""
+
+    def disown(self, last: int) -> None:
+        """Requests with higher numbers than the `last` one are nobody's: they are not answered."""
+
+
+class Messenger(Protocol):
+    """Reaches guest memory that nobody shares, in answer to what a device's works ask."""
+
+    def ask(self, work: str, kind: str, data: bytes) -> None:
+        """Read or write; the answer comes as that of a service, never within this call.
+
+        `data` is address and length, as `mmiod.device.work.RANGE`, and what is written.  A
+        work that asks again has no use any more for an answer that has not come: it gets none.
+        """

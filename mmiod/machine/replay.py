@@ -102,6 +102,10 @@ class Replay:
     def bus(self) -> _Bus:  # noqa: D102
         return _Bus(self)
 
+    @property
+    def storage(self) -> _Storage:  # noqa: D102
+        return _Storage(self)
+
     def number(self) -> int:
         """The next answer, a number."""
         answer = self._answer()
@@ -181,7 +185,26 @@ class _Memory:
     def holds(self, gpa: int, length: int) -> bool:  # noqa: ARG002
         return bool(self.replay.number())
 
+    def by_message(self, gpa: int, length: int) -> bool:  # noqa: ARG002
+        return bool(self.replay.number())
+
     def write(self, gpa: int, data: bytes) -> None:
+        pass
+
+
+@define
+class _Storage:
+    """What was written is there still."""
+
+    replay: Replay
+
+    def read(self, region: str, offset: int, length: int) -> bytes:  # noqa: ARG002
+        return self.replay.data()
+
+    def write(self, region: str, offset: int, data: bytes) -> None:
+        pass
+
+    def clear(self, region: str, offset: int, length: int) -> None:
         pass
 
 
@@ -207,3 +230,5 @@ def adopt(device: Device, context: Context) -> None:
         channel.context = context
     for client in device.clients.values():
         client.context = context
+    for pages in device.pages.values():
+        pages.context = context

@@ -2,23 +2,22 @@
 
 A device that failed is made anew, brought to its last snapshot, and lives through its journal
 up to the input that it failed at, which is not given again: who waited for it has all ones.
+One that nobody waits for it may get once more: see `InlineHost.due_again`.
 Lines and timers are then as the device has them, and it learns what it missed: levels of its
-input lines, answers of backends, a reset.
+input lines, answers of backends, a reset, also if that is what it failed at.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any
 
-from mmiod.device import Device
 from mmiod.machine.context import DeviceContext
-from mmiod.machine.host import InlineHost, Owed
-from mmiod.machine.inputs import skip
+from mmiod.machine.host import InlineHost
+from mmiod.machine.inputs import ANSWERS
 from mmiod.machine.machine import Machine
 from mmiod.machine.replay import adopt
-from mmiod.values import WRITE
-
-RESET: Final = ("reset", ())
+from mmiod.machine.waist import Owed
 
 
 def restart(machine: Machine, name: str) -> None:
@@ -29,15 +28,13 @@ def restart(machine: Machine, name: str) -> None:
     if not host.ready:
         machine.backoff.postpone(name)
         return
-    lived = host.relive()
+    host.failure = None
+    lived = host.guarded(host.relive, None, host.journal.entries)
     if lived is None:
         return
-    device = lived.device
-    if host.journal.refused is not None:
-        _refuse(host, device)
-    host.device = device
-    host.owes = Owed(WRITE, 0, 0, "", 0, answered=True) if lived.owing else None
-    adopt(device, DeviceContext(machine, name, host.journal))
+    host.device = lived.device
+    host.owes = Owed.answered_by_ones() if lived.owing else None
+    adopt(lived.device, DeviceContext(machine, name, host.journal))
     machine.notify(
         "device_restarted", device=name, attempt=machine.backoff.attempts(name), replayed=lived.inputs
     )
@@ -46,7 +43,11 @@ def restart(machine: Machine, name: str) -> None:
 
 def resume(machine: Machine, host: InlineHost) -> None:
     """Everything around a device is as the device has it, and it learns what it missed."""
-    if not host.cut():
+    _disown(machine, host)
+    due = host.due_again()
+    if due is not None and due not in host.missed:
+        host.missed.insert(0, due)
+    if not host.cut() or host.held:
         return
     _drive(machine, host)
     for line, level in host.device.inputs.items():
@@ -57,19 +58,29 @@ def resume(machine: Machine, host: InlineHost) -> None:
     for kind, arguments in missed:
         if host.failure is None:
             host.feed(None, kind, *arguments)
-    for (owner, _), port in machine.backends.items():
-        if owner == host.name:
-            port.ready()
+        else:
+            host.miss(kind, *arguments)
+    if host.serves:
+        host.repeated = None
+    machine.streams_ready(host.name)
+    if machine.page is not None:
+        machine.page.move()
+        machine.page.settle()
 
 
-def _refuse(host: InlineHost, device: Device) -> None:
-    """The input that failed: a reset is still due, of anything else the framework takes its part."""
-    assert host.journal.refused is not None
-    kind, arguments = host.journal.refused
-    if kind != "reset":
-        skip(device, kind, arguments)
-    elif RESET not in host.missed:
-        host.missed.insert(0, RESET)
+def _disown(machine: Machine, host: InlineHost) -> None:
+    """What the input that failed had asked for: its number will be that of another request."""
+    last = {name: client.number for name, client in host.device.clients.items()}
+    for name, number in last.items():
+        port = machine.services.get((host.name, name))
+        if port is not None:
+            port.disown(number)
+    host.missed[:] = [missed for missed in host.missed if not _unknown(last, *missed)]
+
+
+def _unknown(last: Mapping[str, int], kind: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether an input answers a request that the device has not made."""
+    return kind in ANSWERS and arguments[0] in last and arguments[1] > last[arguments[0]]
 
 
 def _drive(machine: Machine, host: InlineHost) -> None:

@@ -8,13 +8,17 @@ silently: that needs another `schema` and `migrate`, but for a return to an olde
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
+from typing import Final
 
 import attrs
 
 from mmiod.device import Device
 from mmiod.device.saved import Saved
 from mmiod.errors import RestoreError
-from mmiod.machine.plain import byte_form, structure
+from mmiod.machine.plain import JSON, byte_form, structure
+
+MAX_STEPS: Final = 64
+"""Between two schemas: a saved document may say any number."""
 
 
 def take(device: Device) -> Saved:
@@ -38,7 +42,7 @@ def fit(state: Saved, before: type[Device], after: type[Device], *, drop: bool) 
         RestoreError: the class lacks what the state has, or does not migrate.
     """
     state = Saved(state.schema, *(dict(getattr(state, part)) for part in PARTS))
-    _migrate(state, before, after)
+    state = _migrate(state, before, after)
     dropped = []
     for part, known_to in PARTS.items():
         known = known_to(after)
@@ -65,19 +69,26 @@ def give(device: Device, state: Saved) -> None:
     device.inputs.update(state.inputs)
     for name, level in state.lines.items():
         device.lines[name].level = level
+    for job in device.jobs.values():
+        job.drop()
     for name, deadline in state.timers.items():
         device.alarms[name].deadline_ns = deadline
     for name, number in state.requests.items():
         device.clients[name].number, device.clients[name].restored = number, True
 
 
-def _migrate(state: Saved, before: type[Device], after: type[Device]) -> None:
+def _migrate(state: Saved, before: type[Device], after: type[Device]) -> Saved:
     """Step by step; the class with the higher schema knows the way, up and down."""
+    if state.schema == after.schema:
+        return state
+    if abs(state.schema - after.schema) > MAX_STEPS:
+        raise RestoreError(f"more than {MAX_STEPS} steps lead from schema {state.schema} to {after.schema}")
     newer = after if after.schema > before.schema else before
     while state.schema != after.schema:
         schema = state.schema + (1 if after.schema > state.schema else -1)
         newer.migrate(state, schema)
         state.schema = schema
+    return structure(JSON, attrs.asdict(state, recurse=False), Saved, "")
 
 
 PARTS: Mapping[str, Callable[[type[Device]], Container[str]]] = {

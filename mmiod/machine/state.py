@@ -1,89 +1,53 @@
-"""A VM's device state as one versioned document, and back.
+"""A VM's device state as one versioned document (`mmiod.machine.document`), and back.
 
-    {"kind": "mmiod-state", "schema": 2,
-     "clock": {"now_ns": ..., "wall_start_s": ..., "virtual": ...},
-     "devices": {NAME: {"plugin": ..., "schema": ..., "registers": {...}, "state": {...},
-                        "lines": {...}, "inputs": {...}, "requests": {SERVICE: number},
-                        "backends": {SERVICE: {"kind": ..., "schema": ..., "parts": {...}}}}},
-     "timers": [{"device": ..., "timer": ..., "deadline_ns": ...}, ...]}
+A document is checked as a whole before anything is touched: what does not fit is refused with
+its path.  What backends keep takes time: it is fetched before `save`, and handed over between
+`read` and `apply`.  What is not in a document: accesses and requests under way (a save needs a
+pause), guest memory and vCPUs (the hypervisor's).
 
-JSON; bytes are base85 text.  A document is checked as a whole before anything is touched:
-what does not fit is refused with its path.  `backends` has what services keep outside of
-their devices, as a TPM does; null is what was lost before the save.  That takes time: it is
-fetched before `save`, and handed over between `read` and `apply`.  `requests` are the
-numbers of the last ones; all have their answers.  What is not in a document: accesses and
-requests under way (a save needs a pause), guest memory and vCPUs (the hypervisor's).
+A document may be of another generation of a plugin.  What the class has and the document lacks
+begins with its reset value or default; from another `schema` leads the `migrate` of the class
+that is here, up or down, as for a reload.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
 
-from attrs import Factory, define, frozen
+from attrs import frozen
 
+from mmiod.device.saved import Saved
 from mmiod.errors import RestoreError
+from mmiod.machine import storage
+from mmiod.machine.document import (
+    FORMS,
+    KIND,
+    SCHEMA,
+    BackendState,
+    ClockState,
+    DeviceState,
+    MachineState,
+    TimerState,
+    parse,
+)
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
-from mmiod.machine.plain import JSON, structure, text_form
+from mmiod.machine.mark import HookDeadlineExceeded, reason_of
+from mmiod.machine.plain import structure, tagged, untagged
 from mmiod.machine.ports import Keeping, ServicePort
-
-KIND: Final = "mmiod-state"
-SCHEMA: Final = 2
-
-
-@frozen
-class ClockState:
-    """Guest time, and what a real-time clock showed at power-on."""
-
-    now_ns: int
-    wall_start_s: int
-    virtual: bool
+from mmiod.machine.snapshot import fit, take
+from mmiod.machine.storage import Content
 
 
 @frozen
-class TimerState:
-    """An armed timer; timers of all devices stand in the order in which they would fire."""
+class Fitted:
+    """What a device is brought to."""
 
-    device: str
-    timer: str
-    deadline_ns: int
-
-
-@frozen
-class BackendState:
-    """What a service's backend keeps, by part."""
-
-    kind: str
-    schema: int
-    parts: dict[str, bytes]
-
-
-@define
-class DeviceState:
-    """One device."""
-
-    plugin: str
-    schema: int
-    registers: dict[str, int]
-    state: dict[str, Any]
-    lines: dict[str, bool]
-    inputs: dict[str, bool]
-    requests: dict[str, int]
-    backends: dict[str, BackendState | None]
-    failure: str | None = None
-
-
-@define
-class MachineState:
-    """All devices of a VM."""
-
-    kind: str
-    schema: int
-    clock: ClockState
-    devices: dict[str, DeviceState]
-    timers: list[TimerState] = Factory(list)
+    saved: Saved
+    state: object
+    """An instance of the device's own class."""
+    stored: Content | None
+    """What its storage is brought to; None: it stays."""
 
 
 @frozen
@@ -91,22 +55,39 @@ class Restoration:
     """A document that fits a machine."""
 
     document: MachineState
-    states: dict[str, object]
-    """By device."""
+    devices: dict[str, Fitted]
+
+    @property
+    def timers(self) -> list[TimerState]:
+        """In the order in which they fire; of those at the same time, as the document has them."""
+        places = {(timer.device, timer.timer): place for place, timer in enumerate(self.document.timers)}
+        armed = [
+            TimerState(device, timer, deadline)
+            for device, fitted in self.devices.items()
+            for timer, deadline in fitted.saved.timers.items()
+        ]
+        last = len(places)
+        return sorted(armed, key=lambda one: (one.deadline_ns, places.get((one.device, one.timer), last)))
 
 
-def save(machine: Machine) -> bytes:
-    """The document of a machine; no access may be under way, and services' backends were asked."""
+def save(machine: Machine, *, stored: bool = True) -> bytes:
+    """The document of a machine; no access may be under way, and services' backends were asked.
+
+    Without what is `stored` it is for who gets the storage itself.
+    """
     clock = machine.clock
     timers = sorted(clock.armed.items(), key=lambda item: item[1][:2])
     document = MachineState(
         kind=KIND,
         schema=SCHEMA,
         clock=ClockState(clock.now_ns, clock.wall_start_s, clock.virtual),
-        devices={name: _device(host, _keepers(machine, name)) for name, host in machine.hosts.items()},
+        devices={
+            name: state_of(host, _keepers(machine, name), stored=stored)
+            for name, host in machine.hosts.items()
+        },
         timers=[TimerState(device, timer, deadline) for (device, timer), (deadline, _, _) in timers],
     )
-    return json.dumps(JSON.unstructure(document)).encode()
+    return document.unstructure()
 
 
 def restore(machine: Machine, document: bytes) -> None:
@@ -125,16 +106,18 @@ def read(machine: Machine, document: bytes) -> Restoration:
     Raises:
         RestoreError: it does not fit; the message names the place.
     """
-    saved = _parse(document)
+    saved = parse(document)
     _check_devices(machine, saved)
-    states = {name: _state_of(name, host, saved.devices[name]) for name, host in machine.hosts.items()}
-    return Restoration(saved, states)
+    _check_timers(saved)
+    return Restoration(
+        saved, {name: fit_device(machine, host, saved) for name, host in machine.hosts.items()}
+    )
 
 
 def hand_over(machine: Machine, restoration: Restoration) -> None:
     """Begin to hand backends what they kept; their ports are busy until that is done."""
     for device, service, port in _all_keepers(machine):
-        kept = restoration.document.devices[device].backends[service]
+        kept = restoration.document.devices[device].backends.get(service)
         if kept is not None:
             port.put_back(kept.parts)
 
@@ -152,18 +135,21 @@ def check_taken(machine: Machine) -> None:
 
 def apply(machine: Machine, restoration: Restoration) -> None:
     """Bring a machine to the state of a document that fits it."""
-    saved, states = restoration.document, restoration.states
-    machine.clock.restore(saved.clock.now_ns, saved.clock.wall_start_s)
+    document = restoration.document
+    machine.clock.restore(document.clock.now_ns, document.clock.wall_start_s)
     machine.settled.clear()
     for name, host in machine.hosts.items():
-        _apply(host, saved.devices[name], states[name])
+        bring(host, document.devices[name], restoration.devices[name])
     machine.restore_levels()
-    for timer in saved.timers:
+    for timer in restoration.timers:
         machine.hosts[timer.device].device.alarms[timer.timer].set(timer.deadline_ns)
     for host in machine.hosts.values():
         machine.backoff.forget(host.name)
         host.missed.clear()
         host.cut()
+        machine.streams_ready(host.name)
+    for name, fitted in restoration.devices.items():
+        _tell_new_inputs(machine, name, fitted.saved.inputs)
 
 
 def _all_keepers(machine: Machine) -> Iterator[tuple[str, str, ServicePort]]:
@@ -178,19 +164,21 @@ def _keepers(machine: Machine, name: str) -> dict[str, ServicePort]:
     return {service: port for device, service, port in _all_keepers(machine) if device == name}
 
 
-def _device(host: InlineHost, keepers: Mapping[str, ServicePort]) -> DeviceState:
+def state_of(host: InlineHost, keepers: Mapping[str, ServicePort], *, stored: bool) -> DeviceState:
+    """A device's part of a document."""
     host.refresh()
-    device = host.device
+    saved = take(host.device)
     return DeviceState(
         plugin=host.plugin,
-        schema=device.schema,
-        registers=dict(device.values),
-        state=text_form(type(device)).unstructure(device.state),
-        lines={name: line.level for name, line in device.lines.items()},
-        inputs=dict(device.inputs),
-        requests={name: client.number for name, client in device.clients.items()},
+        schema=saved.schema,
+        registers=saved.registers,
+        state=tagged(saved.state),
+        lines=saved.lines,
+        inputs=saved.inputs,
+        requests=saved.requests,
         backends={name: _kept(port) for name, port in keepers.items()},
         failure=host.failure,
+        storages=storage.kept(host.device, host.storages) if stored else None,
     )
 
 
@@ -200,20 +188,37 @@ def _kept(port: ServicePort) -> BackendState | None:
     return BackendState(port.keeping.kind, port.keeping.schema, dict(port.kept))
 
 
+def bring(host: InlineHost, document: DeviceState, fitted: Fitted) -> None:
+    """Bring a device to its part of a document; no timer of it is set."""
+    device, saved = host.device, fitted.saved
+    host.owes = None
+    host.failure = document.failure
+    for name, client in device.clients.items():
+        client.number = saved.requests.get(name, 0)
+        client.restored = document.backends.get(name) is not None
+    device.values.update({name: register.reset for name, register in device.declared.items()})
+    device.values.update(saved.registers)
+    device.inputs.update(dict.fromkeys(device.inputs, False) | saved.inputs)
+    device.state = fitted.state
+    for name, line in device.lines.items():
+        line.level = saved.lines.get(name, False)
+    for alarm in device.alarms.values():
+        alarm.cancel()
+    if fitted.stored is not None:
+        storage.put_back(device, host.storages, fitted.stored)
+    host.restored()
+
+
+def _tell_new_inputs(machine: Machine, name: str, known: Mapping[str, bool]) -> None:
+    """Input lines that the document does not know of are low to the device: tell it what is high."""
+    host = machine.hosts[name]
+    for line in [line for line in host.device.inputs if line not in known]:
+        net = machine.wires.sinks.get(f"{name}.{line}")
+        if net is not None and net.high:
+            host.deliver(line, level=True)
+
+
 # --- what can be wrong with a document -----------------------------------------------------
-
-
-def _parse(document: bytes) -> MachineState:
-    try:
-        data = json.loads(document)
-    except ValueError as error:
-        raise RestoreError(f"no JSON: {error}") from error
-    if not isinstance(data, dict) or data.get("kind") != KIND:
-        found = data.get("kind") if isinstance(data, dict) else data
-        raise RestoreError(f"kind: {found!r} is not {KIND!r}")
-    if data.get("schema") != SCHEMA:
-        raise RestoreError(f"schema: {data.get('schema')!r}, this mmiod reads {SCHEMA}")
-    return structure(JSON, data, MachineState, "")
 
 
 def _check_devices(machine: Machine, saved: MachineState) -> None:
@@ -223,34 +228,59 @@ def _check_devices(machine: Machine, saved: MachineState) -> None:
         where = "the machine" if name in machine.hosts else "the saved state"
         raise RestoreError(f"devices.{name}: only {where} has it")
     for name, host in machine.hosts.items():
-        found, device = saved.devices[name], host.device
-        _same(f"devices.{name}.plugin", found.plugin, host.plugin)
-        _same(f"devices.{name}.schema", found.schema, device.schema)
-        _same_names(f"devices.{name}.registers", found.registers, device.values)
-        _same_names(f"devices.{name}.lines", found.lines, device.lines)
-        _same_names(f"devices.{name}.inputs", found.inputs, device.inputs)
-        _same_names(f"devices.{name}.requests", found.requests, device.clients)
-        for service, number in found.requests.items():
-            if number < 0:
-                raise RestoreError(f"devices.{name}.requests.{service}: {number} is no number of a request")
-        _check_backends(f"devices.{name}.backends", found.backends, _keepers(machine, name))
-        for register, value in found.registers.items():
-            size = device.declared[register].size
-            if not 0 <= value < 1 << 8 * size:
-                raise RestoreError(
-                    f"devices.{name}.registers.{register}: {value:#x} does not fit {size} bytes"
-                )
-    _check_timers(machine, saved)
+        _same(f"devices.{name}.plugin", saved.devices[name].plugin, host.plugin)
+        _check_backends(f"devices.{name}", saved.devices[name], _keepers(machine, name))
 
 
-def _check_backends(
-    place: str, found: Mapping[str, BackendState | None], keepers: Mapping[str, ServicePort]
-) -> None:
-    _same_names(place, found, keepers)
-    for name, port in keepers.items():
-        backend, keeping = found[name], port.keeping
+def _check_timers(saved: MachineState) -> None:
+    armed: set[tuple[str, str]] = set()
+    for index, timer in enumerate(saved.timers):
+        if timer.device not in saved.devices:
+            raise RestoreError(f"timers[{index}]: there is no device {timer.device}")
+        if (timer.device, timer.timer) in armed:
+            raise RestoreError(f"timers[{index}]: {timer.device}.{timer.timer} is armed twice")
+        armed.add((timer.device, timer.timer))
+
+
+def fit_device(machine: Machine, host: InlineHost, document: MachineState) -> Fitted:
+    """A device's part as the class that is here takes it."""
+    found, kind, place = document.devices[host.name], type(host.device), f"devices.{host.name}"
+    timers = {timer.timer: timer.deadline_ns for timer in document.timers if timer.device == host.name}
+    parts = (found.registers, untagged(found.state), found.lines, found.inputs, timers, found.requests)
+    outer = machine.mark.enter(host.name)
+    try:
+        try:
+            saved, unknown = fit(Saved(found.schema, *parts), kind, kind, drop=True)
+        finally:
+            machine.mark.leave(outer)
+    except (Exception, HookDeadlineExceeded) as error:  # a plugin's `migrate` may raise anything
+        machine.mark.leave(outer)
+        reason = str(error) if isinstance(error, RestoreError) else f"migrate: {reason_of(error)}"
+        raise RestoreError(f"{place}.schema: {found.schema}, here it is {kind.schema}: {reason}") from error
+    for name in unknown:
+        raise RestoreError(f"{place}.{name}: the device has none")
+    for name, value in saved.registers.items():
+        if not 0 <= value < 1 << 8 * kind.declared[name].size:
+            size = kind.declared[name].size
+            raise RestoreError(f"{place}.registers.{name}: {value:#x} does not fit {size} bytes")
+    for service, number in saved.requests.items():
+        if number < 0:
+            raise RestoreError(f"{place}.requests.{service}: {number} is no number of a request")
+    form = FORMS[document.schema](kind)
+    state = structure(form, saved.state, kind.state_class, f"{place}.state")
+    given = found.storages
+    stored = None if given is None else storage.content(kind, given, f"{place}.storages")
+    return Fitted(saved, state, stored)
+
+
+def _check_backends(place: str, device: DeviceState, keepers: Mapping[str, ServicePort]) -> None:
+    """What each backend keeps fits it; a service that the document does not know of has nothing."""
+    known = {name: port for name, port in keepers.items() if name in device.requests}
+    _same_names(f"{place}.backends", device.backends, known)
+    for name, port in known.items():
+        backend, keeping = device.backends[name], port.keeping
         if backend is not None and keeping is not None:
-            _check_backend(f"{place}.{name}", backend, keeping)
+            _check_backend(f"{place}.backends.{name}", backend, keeping)
 
 
 def _check_backend(place: str, found: BackendState, keeping: Keeping) -> None:
@@ -262,17 +292,6 @@ def _check_backend(place: str, found: BackendState, keeping: Keeping) -> None:
             raise RestoreError(f"{place}.parts.{part}: {len(data)} bytes, at most {keeping.parts[part]}")
 
 
-def _check_timers(machine: Machine, saved: MachineState) -> None:
-    armed: set[tuple[str, str]] = set()
-    for index, timer in enumerate(saved.timers):
-        owner = machine.hosts.get(timer.device)
-        if owner is None or timer.timer not in owner.device.timers:
-            raise RestoreError(f"timers[{index}]: {timer.device} has no timer {timer.timer}")
-        if (timer.device, timer.timer) in armed:
-            raise RestoreError(f"timers[{index}]: {timer.device}.{timer.timer} is armed twice")
-        armed.add((timer.device, timer.timer))
-
-
 def _same(place: str, found: object, expected: object) -> None:
     if found != expected:
         raise RestoreError(f"{place}: {found!r}, here it is {expected!r}")
@@ -281,25 +300,3 @@ def _same(place: str, found: object, expected: object) -> None:
 def _same_names(place: str, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
     for name in found.keys() ^ expected.keys():
         raise RestoreError(f"{place}.{name}: {'is missing' if name in expected else 'the device has none'}")
-
-
-def _state_of(name: str, host: InlineHost, saved: DeviceState) -> object:
-    kind = type(host.device)
-    state: object = structure(text_form(kind), saved.state, kind.state_class, f"devices.{name}.state")
-    return state
-
-
-def _apply(host: InlineHost, saved: DeviceState, state: object) -> None:
-    device = host.device
-    host.owes = None
-    host.failure = saved.failure
-    for name, client in device.clients.items():
-        client.number, client.restored = saved.requests[name], saved.backends.get(name) is not None
-    device.values.update(saved.registers)
-    device.inputs.update(saved.inputs)
-    device.state = state
-    for name, level in saved.lines.items():
-        device.lines[name].level = level
-    for alarm in device.alarms.values():
-        alarm.cancel()
-    host.restored()

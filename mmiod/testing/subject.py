@@ -17,12 +17,14 @@ from attrs import define, field
 from mmiod.device import Device, Pending, Request
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.context import DeviceContext
-from mmiod.machine.host import Busy, Host, InlineHost, Status
+from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
 from mmiod.machine.mark import Mark
 from mmiod.machine.memory import Slot
 from mmiod.machine.ports import BackendStatus, Keeping
+from mmiod.machine.published import Page
 from mmiod.machine.state import restore, save
+from mmiod.machine.waist import Busy, Named, Status
 from mmiod.values import READ, WRITE, Direction, ones
 
 NAME: Final = "device"
@@ -72,6 +74,8 @@ class Surroundings:
     last: Input = ("power on", ())
     asked: list[tuple[str, int, str, bytes]] = field(factory=list)
     """Requests without an answer: service, number, kind, data."""
+    page: Page | None = None
+    """What is published, where a test looks at that."""
 
     def tell(self, *output: object) -> None:
         """Take an output."""
@@ -84,7 +88,7 @@ class Surroundings:
 
     def record(
         self,
-        host: Host,
+        host: Named,
         direction: Direction,
         size: int,
         value: int,
@@ -95,13 +99,17 @@ class Surroundings:
     ) -> None:
         """No record is kept."""
 
-    def quarantined(self, host: Host, reason: BaseException) -> None:
+    def quarantined(self, host: Named, reason: BaseException) -> None:
         """Say which input it was.
 
         Raises:
             Broken: always.
         """
         raise Broken(f"{host.name} failed at {self.last}: {type(reason).__name__}: {reason}") from reason
+
+    def returns(self, host: Named) -> bool:  # noqa: ARG002
+        """None is."""
+        return False
 
     # --- the hypervisor
 
@@ -154,6 +162,9 @@ class Port:
         """It is answered all the same."""
         self.around.tell(self.name, "cancel", number)
 
+    def disown(self, last: int) -> None:
+        """No request of the device is nobody's here."""
+
     def fetch(self) -> None:
         """It keeps nothing."""
 
@@ -181,7 +192,8 @@ class Subject:
         self.machine.outlet = self.around
         self.machine.memory.add(Slot(0, 0, RAM, False, Ram()))
         device = plugin(DeviceContext(self.machine, NAME), config)
-        self.host = self.machine.hosts[NAME] = InlineHost(NAME, plugin.__name__, device, self.around)
+        self.host = InlineHost(NAME, plugin.__name__, device, self.around)
+        self.machine.add_host(self.host)
         for name in self.device.streams:
             self.machine.backends[NAME, name] = Port(name, self.around)
         for name in self.device.services:
@@ -311,6 +323,8 @@ def _places(device: Device) -> list[tuple[str, int, tuple[int, ...]]]:
     for register in device.declared.values():
         region = register.region.name if register.region else next(iter(device.regions))
         homes[region].append(register.offset)
+    for name, storage in device.storages.items():
+        homes[device.storage_homes[name]] += [storage.offset, storage.end - 1]
     return [(name, region.length, tuple(homes[name])) for name, region in device.regions.items()]
 
 

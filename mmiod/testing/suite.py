@@ -29,6 +29,7 @@ from attrs import field, frozen
 
 from mmiod.device import Device
 from mmiod.machine.context import DeviceContext
+from mmiod.testing.published import check_posted, check_published
 from mmiod.testing.subject import RAM, Answer, Input, Subject, inputs, value
 from mmiod.values import READ, WRITE, ones
 
@@ -125,7 +126,7 @@ def saves_every_register(terms: Terms) -> None:
     """A register that changes changes the saved state."""
     subject = terms.subject()
     for name, register in subject.device.declared.items():
-        if register.getter is None:
+        if not register.derived:
             before = subject.saved()
             subject.device.values[name] ^= 1
             assert before != subject.saved(), name
@@ -177,16 +178,32 @@ def does_as_many_at_once(terms: Terms) -> None:
         assert subject.document() == other.document(), f"{region}+{offset:#x}"
 
 
+def shows_what_it_answers(terms: Terms) -> None:
+    """What is published is what a message would answer, and that changes nothing."""
+    subject = terms.subject()
+    check_published(subject, inputs(subject.device, 6, SHORT // 2))
+
+
+def posts_what_nobody_waits_for(terms: Terms) -> None:
+    """A posted write changes no line, places nothing, asks for nothing; `unaffected_by` is true."""
+    subject = terms.subject()
+    check_posted(subject, inputs(subject.device, 7, SHORT // 2))
+
+
 def does_not_grow(terms: Terms) -> None:
     """Whatever a guest does, what the device keeps stays small."""
+    for what, grown in growth(terms).items():
+        assert grown <= terms.growth, f"{terms.accesses} accesses let {what} grow by {grown}"
+
+
+def growth(terms: Terms) -> dict[str, int]:
+    """By how much hostile accesses let it grow, counted in three ways."""
     subject = terms.subject()
     block = [given for given in inputs(subject.device, 4, SHORT) if given[0] != "reset"]
     _repeat(subject, block, SHORT)
     before = _sizes(subject)
     _repeat(subject, block, terms.accesses)
-    for what, size in _sizes(subject).items():
-        grown = size - before[what]
-        assert grown <= terms.growth, f"{terms.accesses} accesses let {what} grow by {grown}"
+    return {what: size - before[what] for what, size in _sizes(subject).items()}
 
 
 PROMISES: Final = (
@@ -197,6 +214,8 @@ PROMISES: Final = (
     is_reset,
     is_inspected_without_effect,
     does_as_many_at_once,
+    shows_what_it_answers,
+    posts_what_nobody_waits_for,
     does_not_grow,
 )
 
@@ -321,5 +340,7 @@ def _equip(device: Device, worn: Device) -> None:
     for name in worn.survives_reset:
         if name in worn.declared:
             device.values[name] = worn.values[name]
+        elif name in worn.storages:
+            device.pages[name].write(0, worn.pages[name].read(0, worn.storages[name].size))
         else:
             setattr(device.state, name, deepcopy(getattr(worn.state, name)))

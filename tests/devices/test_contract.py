@@ -9,37 +9,19 @@ import pytest
 from attrs import define, field
 
 from mmiod.device import PENDING, Device, Pending, Register, Requests, Timer
-from mmiod.device.block import RANGE, SECTOR, Medium
 from mmiod.device.declarations import Effect
 from mmiod.testing import contract
 from mmiod.testing.subject import Answer, Broken
 from mmiod.testing.suite import PROMISES, Terms, load, weight
 from mmiod.values import WRITE
-
-ROOT = Path(__file__).parents[2] / "devices"
-PLUGINS = sorted(ROOT.glob("**/*.py"))
+from tests.devices import subjects
 
 
-def disk(kind: str, data: bytes) -> bytes:
-    """What a disk of 100 sectors replies."""
-    if kind == "identify":
-        return Medium(100).reply()
-    return bytes(SECTOR * RANGE.unpack(data)[1]) if kind == "read" else b""
-
-
-def tpm(kind: str, _data: bytes) -> bytes:
-    """A response that says success."""
-    return bytes.fromhex("80010000000a00000000") if kind == "execute" else b""
-
-
-SERVICES: dict[str, dict[str, Answer]] = {"ata": {"disk": disk}, "crb": {"tpm": tpm}, "tis": {"tpm": tpm}}
-
-
-@pytest.fixture(scope="module", params=PLUGINS, ids=lambda path: path.stem)
+@pytest.fixture(scope="module", params=subjects.PLUGINS, ids=lambda path: path.stem)
 def terms(request: pytest.FixtureRequest) -> Terms:
     """A bundled device."""
     path: Path = request.param
-    return Terms(load(path), services=SERVICES.get(path.stem, {}))
+    return subjects.terms(path)
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
@@ -48,16 +30,16 @@ def test_bundled_device_keeps(terms: Terms, promise: Callable[[Terms], None]) ->
     promise(terms)
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", subjects.SERVICES)
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
 def test_device_keeps_without_its_backend(name: str, promise: Callable[[Terms], None]) -> None:
     """The same where every request fails."""
-    (path,) = (path for path in PLUGINS if path.stem == name)
+    (path,) = (path for path in subjects.PLUGINS if path.stem == name)
     promise(Terms(load(path)))
 
 
-test_by_class = contract(load(ROOT / "pseudo" / "pvpanic.py"))
-test_by_file = contract(ROOT / "pseudo" / "debugcon.py", accesses=1000)
+test_by_class = contract(load(subjects.ROOT / "pseudo" / "pvpanic.py"))
+test_by_file = contract(subjects.ROOT / "pseudo" / "debugcon.py", accesses=1000)
 
 
 # --- what breaks a promise ------------------------------------------------------------------

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from devices.pci.edu import BUFFER, Edu, EduConfig
+from mmiod.device.work import RANGE
 from mmiod.testing import Harness
 
 ONES = 0xFFFF_FFFF
@@ -121,6 +122,20 @@ def test_dma_copies_in_and_out(function: Function) -> None:
     function.dma(BUFFER + 10, 0x2000, 6, 1 | 2 | 4)
     assert bytes(range(2, 8)) == ram[0x2000:0x2006]
     assert (0, 0x100, 6) == (before, function.read("interrupt_status"), function.read("dma_command"))
+
+
+def test_dma_works_by_message_too(function: Function) -> None:
+    """Where nobody shares memory: it ends, and raises its interrupt, when it is answered."""
+    function.context.memory.messages = True
+    function.dma(0x1000, BUFFER + 8, 4, 1 | 4)
+    assert [("moving", 0, "read", RANGE.pack(0x1000, 4))] == function.context.asked
+    assert (0, 5) == (function.read("interrupt_status"), function.read("dma_command"))
+    function.reply("moving", 0, b"ABCD")
+    assert (0x100, 4) == (function.read("interrupt_status"), function.read("dma_command"))
+    function.dma(BUFFER + 8, 0x2000, 4, 1 | 2)
+    assert ("moving", 0, "write", RANGE.pack(0x2000, 4) + b"ABCD") == function.context.asked[-1]
+    function.reply("moving", 0, b"")
+    assert 2 == function.read("dma_command")
 
 
 def test_dma_takes_100_ms_and_holds_its_registers(function: Function) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from mmiod.device import Pending
 from mmiod.errors import MachineError
 from mmiod.machine.address_map import LENGTHS, AddressMap, Claim, Policy, Unclaimed, build
-from mmiod.machine.host import Busy
+from mmiod.machine.waist import Busy
 from mmiod.values import Direction, Space
 
 END = LENGTHS[Space.PIO]

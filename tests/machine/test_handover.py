@@ -13,8 +13,8 @@ from mmiod.device.pci import Bar, Identity, PciFunction
 from mmiod.device.saved import Saved
 from mmiod.machine.description import DeviceDescription, Placement
 from mmiod.machine.handover import NotReady, prepare
-from mmiod.machine.host import Busy
 from mmiod.machine.state import save
+from mmiod.machine.waist import Busy
 from mmiod.plugins.loader import Source, make
 from mmiod.values import READ, WRITE, Space
 from tests.machine.machines import Rig
@@ -106,6 +106,9 @@ class Port:
 
     def ready(self) -> None:
         """The device may have room."""
+
+    def disown(self, last: int) -> None:
+        """There are no requests."""
 
 
 def whole() -> Rig:

@@ -10,8 +10,10 @@ from hypothesis import given, strategies as st
 
 from mmiod.device import PENDING, Device, IrqInput, IrqOutput, Pending, Region, Timer
 from mmiod.machine.description import DeviceDescription, Placement
-from mmiod.machine.host import BUSY, InlineHost, split
+from mmiod.machine.host import InlineHost
 from mmiod.machine.mark import Mark
+from mmiod.machine.sizes import split
+from mmiod.machine.waist import BUSY
 from mmiod.trace.record import DEVICE, REGISTER, SIZE, STATUS, VALUE
 from mmiod.values import READ, WRITE, Direction, Space, ones
 from tests.machine.machines import Rig

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mmiod.errors import MachineError
 from mmiod.machine.memory import DMA_LIMIT, FOUR_GIB, ByDescriptor, GuestMemory, Mapped, Slot, storage_of
+from tests.machine.test_state import Ram
 
 PAGE = mmap.PAGESIZE
 SPACE = 8 * PAGE
@@ -25,6 +26,13 @@ def memfd(data: bytes, seals: int = SEALED) -> int:
     os.write(descriptor, data)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     return descriptor
+
+
+class Nobody:
+    """A messenger that does not answer."""
+
+    def ask(self, work: str, kind: str, data: bytes) -> None:
+        """Take no notice."""
 
 
 class Slots(RuleBasedStateMachine):
@@ -112,6 +120,17 @@ class Slots(RuleBasedStateMachine):
     def read(self, gpa: int, length: int) -> None:
         """A read."""
         assert self.model()[gpa : gpa + length] == self.memory.read(gpa, length)
+
+    @rule(gpa=st.integers(0, SPACE), length=st.integers(0, 3 * PAGE), there=st.booleans())
+    def ask_for_messages(self, gpa: int, length: int, there: bool) -> None:
+        """Messages reach what has no storage, if anybody is there who sends them."""
+        self.memory.messenger = Nobody() if there else None
+        touched = [
+            content is None
+            for base, content, _ in self.contents.values()
+            if base < gpa + length and gpa < base + (PAGE if content is None else len(content))
+        ]
+        assert (there and length > 0 and any(touched)) == self.memory.by_message(gpa, length)
 
     def model(self) -> bytes:
         """All of the space as one array."""
@@ -255,3 +274,15 @@ def test_what_found_a_slot_before_it_went_reaches_it_no_more(seals: int, change:
     if change == "move":
         assert data == memory.read(4 * PAGE, PAGE)
     memory.clear()
+
+
+def test_one_access_is_bounded_also_within_one_slot() -> None:
+    """A length that the guest wrote is not trusted: 16 MiB at most."""
+    memory = GuestMemory()
+    memory.add(Slot(0, 0, 64 << 20, False, Ram()))
+    assert 1 == len(memory.read(0, 1))
+    for gpa in (0, 1 << 20):
+        with pytest.raises(ValueError, match="at most 0x1000000 at once"):
+            memory.read(gpa, DMA_LIMIT + 1)
+        with pytest.raises(ValueError, match="at most 0x1000000 at once"):
+            memory.write(gpa, bytes(DMA_LIMIT + 1))

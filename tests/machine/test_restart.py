@@ -23,13 +23,14 @@ from mmiod.device import (
 )
 from mmiod.machine.backoff import FIRST_NS, FORGIVEN_NS, MAX_ATTEMPTS
 from mmiod.machine.description import DeviceDescription, Placement
-from mmiod.machine.host import BUSY, InlineHost
+from mmiod.machine.host import InlineHost
 from mmiod.machine.journal import BYTES_PER_ENTRY, DONE
 from mmiod.machine.machine import Machine
 from mmiod.machine.memory import Slot
 from mmiod.machine.ports import BackendStatus
 from mmiod.machine.restart import restart
 from mmiod.machine.state import save
+from mmiod.machine.waist import BUSY
 from mmiod.values import READ, WRITE, Space
 from tests.machine.machines import Rig
 from tests.machine.test_state import ACCESSES, BAR, Ram, pc
@@ -145,6 +146,10 @@ class Port:
     def put(self, data: bytes) -> None:
         """Nothing is sent."""
         raise AssertionError(data)
+
+    def disown(self, last: int) -> None:
+        """Forget what the device does not know."""
+        self.asked = [number for number in self.asked if number <= last]
 
     def ready(self) -> None:
         """Count it."""
@@ -341,6 +346,33 @@ def test_answers_of_backends_wait_for_the_device() -> None:
     assert None is host.failure
 
 
+def test_bytes_stay_in_the_backend_until_the_device_serves() -> None:
+    """In quarantine there is no room; what was on its way when it failed is given afterwards."""
+    made, host, port = rig()
+    host.receive("line", b"a")
+    write(made, 4, 0)
+    assert 0 == host.room("line")
+    host.receive("line", b"b")
+    (due,) = [made.machine.backoff.ready() for made.now in [made.now + (FIRST_NS << MAX_ATTEMPTS)]]
+    assert (["dev"], 0) == (due, host.room("line")), "it is being tried"
+    restart(made.machine, "dev")
+    assert (b"ab", 16, 1) == (host.device.state.data, host.room("line"), port.readied)
+
+
+def test_bytes_for_a_device_that_was_given_up_are_lost() -> None:
+    """The backend is told, and is not held up for ever."""
+    made, host, port = rig()
+    for _ in range(MAX_ATTEMPTS):
+        write(made, 4, 0)
+        assert 0 == host.room("line")
+        come_back(made)
+    readied = port.readied
+    write(made, 4, 0)
+    assert (None, readied + 1) == (host.room("line"), port.readied)
+    host.receive("line", b"x")
+    assert [] == host.missed
+
+
 def test_reset_in_quarantine_comes_with_the_return() -> None:
     """The device comes back and is reset, as the rest of the machine was."""
     made, host, _ = rig()
@@ -418,7 +450,7 @@ def test_device_that_does_not_do_the_same_again_stays_out() -> None:
 
 def test_journal_is_bounded_and_cut_at_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many accesses come; what follows a cut is lived through from the snapshot."""
-    monkeypatch.setattr("mmiod.machine.host.LIMIT", 20)
+    monkeypatch.setattr("mmiod.machine.serving.LIMIT", 20)
     made, host, _ = rig()
     longest = 0
     for value in range(1000):
@@ -434,7 +466,7 @@ def test_journal_is_bounded_and_cut_at_snapshots(monkeypatch: pytest.MonkeyPatch
 
 def test_large_answers_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that reads much memory has its snapshots sooner."""
-    monkeypatch.setattr("mmiod.machine.host.LIMIT", 100)
+    monkeypatch.setattr("mmiod.machine.serving.LIMIT", 100)
     made, host, _ = rig()
     journal = host.journal
     journal.depth = 1
@@ -470,7 +502,7 @@ def test_every_bundled_device_comes_back_as_it_was(
 ) -> None:
     """All devices of a PC at a random moment: the state is that without a failure, to the last bit."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mmiod.machine.host.LIMIT", limit)
+        patched.setattr("mmiod.machine.serving.LIMIT", limit)
         machine = pc()
         for port, size, value, later in [*BAR, *accesses]:
             machine.clock.advance_to(machine.clock.now_ns + later)

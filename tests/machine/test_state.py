@@ -142,7 +142,7 @@ ARMED = [{"device": "pit", "timer": "change", "deadline_ns": ns} for ns in (1, 2
     ("change", "message"),
     [
         (lambda d: d.update(kind="other"), "kind: 'other' is not 'mmiod-state'"),
-        (lambda d: d.update(schema=1), "schema: 1, this mmiod reads 2"),
+        (lambda d: d.update(schema=1), "schema: 1, this mmiod reads 2, 3"),
         (lambda d: d["clock"].update(virtual=False), "clock.virtual: False"),
         (lambda d: d["clock"].update(now_ns="x"), "expected int at $.clock.now_ns"),
         (lambda d: d.update(timers=""), "at $.timers"),
@@ -153,7 +153,10 @@ ARMED = [{"device": "pit", "timer": "change", "deadline_ns": ns} for ns in (1, 2
         ),
         (lambda d: d["devices"]["rtc"].update(plugin="x"), "devices.rtc.plugin: 'x'"),
         (lambda d: d["devices"]["rtc"].update(schema=9), "devices.rtc.schema: 9"),
-        (lambda d: d["devices"]["uart0"]["registers"].pop("lcr"), "devices.uart0.registers.lcr: is missing"),
+        (
+            lambda d: d["devices"]["uart0"]["registers"].update(x=1),
+            "devices.uart0.registers.x: the device has none",
+        ),
         (lambda d: d["devices"]["uart0"]["registers"].update(lcr=256), "devices.uart0.registers.lcr: 0x100"),
         (
             lambda d: d["devices"]["uart0"]["lines"].update(x=True),
@@ -168,7 +171,8 @@ ARMED = [{"device": "pit", "timer": "change", "deadline_ns": ns} for ns in (1, 2
             lambda d: d["devices"]["uart0"]["backends"].update(x=None),
             "devices.uart0.backends.x: the device has none",
         ),
-        (lambda d: d["timers"].append({"device": "pit", "timer": "x", "deadline_ns": 1}), "has no timer x"),
+        (lambda d: d["timers"].append({"device": "pit", "timer": "x", "deadline_ns": 1}), "pit.timers.x: "),
+        (lambda d: d["timers"].append({"device": "x", "timer": "x", "deadline_ns": 1}), "no device x"),
         (lambda d: d["timers"].extend(ARMED), "timers[1]: pit.change is armed twice"),
         (lambda d: d["devices"]["pit"].update(failure=7), "$.devices['pit'].failure"),
         (lambda d: d["devices"]["rtc"]["state"].update(ram="x"), "devices.rtc.state"),
@@ -244,7 +248,7 @@ def test_what_a_backend_does_not_take_is_named() -> None:
     ("change", "message"),
     [
         (lambda d: d.update(requests={"disk": -1}), "requests.disk: -1 is no number of a request"),
-        (lambda d: d.update(requests={}), "requests.disk: is missing"),
+        (lambda d: d.update(requests={}), "backends.disk: the device has none"),
         (lambda d: d.update(backends={}), "backends.disk: is missing"),
         (
             lambda d: d["backends"]["disk"].update(kind="tape"),

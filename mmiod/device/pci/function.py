@@ -38,11 +38,11 @@ class PciFunction(Device):
     interrupt_pin_number: ClassVar[int] = 0
     """1..4 for INTA..INTD, 0 without an interrupt."""
 
-    config_space = Region(CONFIG_LENGTH, valid=(1, 4), implemented=(1, 4))
+    config_space = Region(CONFIG_LENGTH, valid=(1, 4), implemented=(1, 4), published=4)
     intx = IrqOutput()
 
-    vendor_id = Register(0x00, size=2, access="r", region=config_space)
-    device_id = Register(0x02, size=2, access="r", region=config_space)
+    vendor_id = Register(0x00, size=2, access="r", constant=True, region=config_space)
+    device_id = Register(0x02, size=2, access="r", constant=True, region=config_space)
     command = Register(0x04, size=2, mask=int(_IMPLEMENTED_COMMAND), fields=Command, region=config_space)
     status = Register(
         0x06,
@@ -57,17 +57,17 @@ class PciFunction(Device):
         },
         region=config_space,
     )
-    revision_id = Register(0x08, access="r", region=config_space)
-    class_code = Register(0x09, size=3, access="r", region=config_space)
+    revision_id = Register(0x08, access="r", constant=True, region=config_space)
+    class_code = Register(0x09, size=3, access="r", constant=True, region=config_space)
     cache_line_size = Register(0x0C, region=config_space)
     latency_timer = Register(0x0D, access="r", region=config_space)
-    header_type = Register(0x0E, access="r", region=config_space)
+    header_type = Register(0x0E, access="r", constant=True, region=config_space)
     bist = Register(0x0F, access="r", region=config_space)
-    subsystem_vendor_id = Register(0x2C, size=2, access="r", region=config_space)
-    subsystem_id = Register(0x2E, size=2, access="r", region=config_space)
-    capabilities_pointer = Register(0x34, access="r", region=config_space)
+    subsystem_vendor_id = Register(0x2C, size=2, access="r", constant=True, region=config_space)
+    subsystem_id = Register(0x2E, size=2, access="r", constant=True, region=config_space)
+    capabilities_pointer = Register(0x34, access="r", constant=True, region=config_space)
     interrupt_line = Register(0x3C, region=config_space)
-    interrupt_pin = Register(0x3D, access="r", region=config_space)
+    interrupt_pin = Register(0x3D, access="r", constant=True, region=config_space)
 
     bars: ClassVar[tuple[Bar, ...]] = ()
     capabilities: ClassVar[tuple[Capability, ...]] = ()

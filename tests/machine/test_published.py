@@ -1,0 +1,291 @@
+"""The page of registers that need no message: what it says is what the device would answer."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import define
+from hypothesis import given, settings, strategies as st
+
+from mmiod.device import Count, Device, IrqOutput, Region, Register
+from mmiod.device.pci import Bar, Identity, PciFunction
+from mmiod.errors import DeclarationError
+from mmiod.machine.description import DeviceDescription, Placement
+from mmiod.machine.published import (
+    ADDRESS,
+    AFFECTED,
+    BITS,
+    GENERATION,
+    KIND,
+    POLICY,
+    RATE,
+    ROW,
+    ROWS,
+    SINCE,
+    VALUE,
+    VERSION,
+    Page,
+)
+from mmiod.machine.rows import Allowed, Kind
+from mmiod.values import READ, WRITE, Direction, Space
+from tests.machine.machines import Rig
+
+BASE = 0x300
+NS = 1_000_000_000
+
+
+@define
+class SerialState:
+    """Whether a character was lost."""
+
+    lost: bool = False
+    count: int = 0
+    since: int = 0
+
+
+class Serial(Device):
+    """A part of a UART: status with an error that a read clears, data, a scratch, a counter."""
+
+    ports = Region(16)
+    irq = IrqOutput()
+    state: SerialState
+
+    control = Register(3, published=True, posted=True, region=ports)
+    data = Register(0, access="w", when=control.lacks(0x80), posted=lambda d: not d.enable & 2, region=ports)
+    divisor = Register(0, when=control.has(0x80), published=True, region=ports)
+    enable = Register(1, published=True, region=ports)
+    status = Register(
+        5, access="r", published=lambda d: not d.state.lost, unaffected_by=("data",), region=ports
+    )
+    plain = Register(7, region=ports)
+    ticks = Register(8, size=4, access="r", region=ports)
+
+    @status.value
+    def _status(self) -> int:
+        return 0x60 | 2 * self.state.lost
+
+    @status.on_read
+    def _seen(self) -> None:
+        self.state.lost = False
+
+    @plain.on_write
+    def _plain(self, value: int) -> None:
+        self.state.lost = bool(value & 1)
+        self.irq.set_level(bool(value & 2))
+
+    @ticks.counts
+    def _ticks(self) -> Count:
+        return Count(3_579_545, 24, self.state.count, self.state.since)
+
+
+@define
+class Shown:
+    """A machine with one device, and its page."""
+
+    rig: Rig
+    page: Page
+
+    @classmethod
+    def of(cls, device: type[Device] = Serial, space: Space = Space.PIO) -> Shown:
+        """Of one device at `BASE`."""
+        region = next(iter(device.regions))
+        return cls.shown(
+            Rig({"dev": (device, DeviceDescription("test/dev", at={region: Placement(space, BASE)}))})
+        )
+
+    @classmethod
+    def shown(cls, rig: Rig, rows: int = 4095) -> Shown:
+        """What is in a rig, with room for so many rows."""
+        rig.machine.publish(memoryview(bytearray(8 * ROW * (1 + rows))).cast("Q"))
+        page = rig.machine.page
+        assert page is not None
+        page.go()
+        return cls(rig, page)
+
+    def rows(self) -> list[int]:
+        """Where rows begin, in words: those whose device is open."""
+        words = self.page.words
+        places = [ROW * (1 + number) for number in range(words[ROWS])]
+        return [
+            place
+            for place in places
+            if words[place + KIND] >> 24 & 0xFF
+            and words[ROW * (1 + (words[place + KIND] >> 32)) + POLICY] & Allowed.OPEN
+        ]
+
+    def row(self, address: int, size: int, direction: Direction = READ) -> int | None:
+        """The row that a hypervisor would go by for an access: the first whose policy allows one."""
+        words = self.page.words
+        kind = Kind.WRITE if direction == WRITE else Kind.READ
+        for place in self.rows():
+            head = words[place + KIND]
+            found = (words[place + ADDRESS], head & 0xFFFF, head >> 24 & 0xFF)
+            if found == (address, Space.PIO | size << 8, kind) and words[place + POLICY] % VERSION:
+                return place
+        return None
+
+    def read(self, offset: int, size: int = 1) -> int | None:
+        """What a hypervisor reads of the page; None: it has to send a message."""
+        place = self.row(BASE + offset, size)
+        return None if place is None else self.page.words[place + VALUE]
+
+    def access(self, offset: int, direction: Direction, value: int = 0, size: int = 1) -> object:
+        """One access as a message."""
+        return self.rig.access(Space.PIO, BASE + offset, size, direction, value)
+
+
+def test_stored_and_derived_values() -> None:
+    """A value is there at the end of the write that changed it; what is not declared is not there."""
+    shown = Shown.of()
+    assert (0, 0x60) == (shown.read(3), shown.read(5))
+    shown.access(3, WRITE, 0x1B)
+    assert 0x1B == shown.read(3)
+    assert None is shown.read(7)
+    assert None is shown.row(BASE + 3, 2)
+
+
+def test_policy_follows_the_device() -> None:
+    """While a read would clear an error, and while a write would interrupt, messages are needed."""
+    shown = Shown.of()
+    assert shown.row(BASE, 1, WRITE) is not None
+    shown.access(1, WRITE, 2)
+    assert None is shown.row(BASE, 1, WRITE)
+    shown.access(7, WRITE, 1)
+    assert None is shown.read(5)
+    assert 0x62 == shown.access(5, READ)
+    assert 0x60 == shown.read(5)
+
+
+def test_banks() -> None:
+    """Of registers at one address the one whose bank is selected is there."""
+    shown = Shown.of()
+    assert None is shown.read(0)
+    shown.access(3, WRITE, 0x80)
+    shown.access(0, WRITE, 12)
+    assert 12 == shown.read(0)
+    assert None is shown.row(BASE, 1, WRITE)
+
+
+def test_reads_wait_for_the_writes_that_may_affect_them() -> None:
+    """A row names the posted rows of its device, but for those it is unaffected by."""
+    shown = Shown.of()
+    words = shown.page.words
+    control, data = shown.row(BASE + 3, 1, WRITE), shown.row(BASE, 1, WRITE)
+    status, enable = shown.row(BASE + 5, 1), shown.row(BASE + 1, 1)
+    assert None not in {control, data, status, enable}
+    bits = {place: 1 << number for number, place in enumerate(shown.rows())}  # its device's is the one before
+    assert bits[control] == words[status + AFFECTED]  # type: ignore[index, operator]
+    assert bits[control] | bits[data] == words[enable + AFFECTED]  # type: ignore[index, operator]
+
+
+def test_counters() -> None:
+    """A hypervisor can work a counter out from the page and the guest's clock, while that runs."""
+    shown = Shown.of()
+    assert None is shown.row(BASE + 8, 4)
+    shown.rig.machine.power_on(virtual=False)
+    shown.page.go()
+    place = shown.row(BASE + 8, 4)
+    assert place is not None
+    words = shown.page.words
+    assert Allowed.COUNTER == words[place + POLICY] % VERSION
+    assert [0, 0, 3_579_545, 24] == [words[place + word] for word in (VALUE, SINCE, RATE, BITS)]
+    shown.rig.machine.hosts["dev"].device.state.count = 5
+    shown.page.look("dev")
+    assert (Allowed.COUNTER, 5) == (words[place + POLICY] % VERSION, words[place + VALUE])
+    shown.page.stop()
+    assert None is shown.row(BASE + 8, 4)
+    assert 5 == Count(3_579_545, 24, 5).at(0)
+    assert 3_579_545 + 5 == Count(3_579_545, 24, 5).at(NS)
+    assert 4 == Count(1, 24, 5).at(((1 << 24) - 1) * NS)
+
+
+def test_withheld() -> None:
+    """Somebody watches: every access is a message, until nobody does."""
+    shown = Shown.of()
+    machine = shown.rig.machine
+    assert machine.withhold("dev")
+    assert not machine.withhold("dev")
+    shown.access(3, WRITE, 1)
+    assert None is shown.read(3)
+    machine.release("dev")
+    assert None is shown.read(3)
+    machine.release("dev")
+    assert 1 == shown.read(3)
+
+
+def test_withdrawn_until_the_input_is_over() -> None:
+    """What goes before an interrupt comes back with the values of the input's end."""
+    shown = Shown.of()
+    shown.page.withdraw("dev")
+    assert (None, None, None) == (shown.read(3), shown.read(5), shown.row(BASE, 1, WRITE))
+    shown.access(3, WRITE, 7)
+    assert (7, 0x60) == (shown.read(3), shown.read(5))
+
+
+def test_regions_that_move() -> None:
+    """The table is entered anew: it has another generation, an even one, and the new addresses."""
+    shown = Shown.of()
+    before = shown.page.words[GENERATION]
+    machine = shown.rig.machine
+    machine.place("dev", Serial.regions["ports"], Space.PIO, BASE + 0x100)
+    assert (before + 1, None) == (shown.page.words[GENERATION], shown.read(0x105))
+    shown.access(0x107, READ)
+    assert before + 2 == shown.page.words[GENERATION]
+    assert (None, 0x60) == (shown.read(5), shown.read(0x105))
+
+
+class Function(PciFunction):
+    """Nothing but configuration space."""
+
+    identity = Identity(0x1234, 0x5678, 0xFF0000, revision=3)
+    interrupt_pin_number = 1
+    window = Bar(0x1000, number=0)
+
+
+def test_configuration_space_is_published_in_words() -> None:
+    """Each word is what four bytes read; holes too, and a BAR that was just written."""
+    rig = Rig({"dev": (Function, DeviceDescription("test/dev", slot=3 << 15))})
+    base = next(claim.base for space, claim in rig.machine.claims.values() if space is Space.PCI_CONFIG)
+    shown = Shown.shown(rig)
+    rig.access(Space.PCI_CONFIG, base + 0x10, 4, WRITE, 0xFEBF_0000)
+    words = {shown.page.words[place + ADDRESS]: shown.page.words[place + VALUE] for place in shown.rows()}
+    assert 64 == len(words)
+    for address, value in words.items():
+        assert rig.access(Space.PCI_CONFIG, address, 4, READ) == value, hex(address)
+    assert (0x5678_1234, 0xFEBF_0000) == (words[base], words[base + 0x10])
+
+
+def test_room_is_bounded() -> None:
+    """What does not fit is dropped, and counted."""
+    rig = Rig({"dev": (Function, DeviceDescription("test/dev", slot=3 << 15))})
+    page = Shown.shown(rig, 10).page
+    assert (10, 56) == (page.words[ROWS], page.dropped)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 3, 5, 7]), st.booleans(), st.integers(0, 255)), max_size=30))
+def test_page_is_what_a_message_would_answer(accesses: list[tuple[int, bool, int]]) -> None:
+    """After any accesses: a published read is what the device answers, and answering changes nothing."""
+    shown = Shown.of()
+    for offset, write, value in accesses:
+        shown.access(offset, WRITE if write else READ, value)
+        for register in (0, 1, 3, 5):
+            published = shown.read(register)
+            if published is not None:
+                before = shown.rig.machine.hosts["dev"].snapshot()
+                assert published == shown.access(register, READ)
+                assert before == shown.rig.machine.hosts["dev"].snapshot()
+
+
+@pytest.mark.parametrize(
+    ("declared", "wrong"),
+    [
+        ({"a": Register(0, access="rc", published=True)}, "a: published, but a read has a side effect"),
+        ({"a": Register(0, access="r", posted=True)}, "a: posted, but it is not written"),
+        ({"a": Register(0, published=True, unaffected_by=("b",))}, "unaffected_by names b"),
+        ({"a": Register(0, posted=True), "b": Register(1, unaffected_by=("a",))}, "b: unaffected_by, but"),
+    ],
+)
+def test_contradictions_are_refused(declared: dict[str, Register], wrong: str) -> None:
+    """At the class, naming the register."""
+    with pytest.raises(DeclarationError, match=wrong):
+        type("Wrong", (Device,), {"length": 8, **declared})
