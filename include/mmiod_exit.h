@@ -1,6 +1,6 @@
 /*
  * The exit protocol of mmiod, version 1: see docs/protocol.md.
- * Generated from table.py and client.h in mmiod/protocol/exit/ by
+ * Generated from table.py, slots.h, client.h and published.h in mmiod/protocol/exit/ by
  * `python -m mmiod.protocol.exit.header`; do not edit.
  *
  * All integers are little-endian.  A message is one SOCK_SEQPACKET datagram and begins
@@ -64,7 +64,7 @@ enum mmiod_msg {                         /* header.type */
     MMIOD_MSG_REQUEST = 73,              /* what a device asks of the hypervisor */
     MMIOD_MSG_QUERY_CLAIMS = 74,
     MMIOD_MSG_CLAIMS = 75,               /* tail: `count` claims; sent when asked and when the map changes */
-    MMIOD_MSG_SHARE = 76,                /* shared memory: a memfd, a kick eventfd, an eventfd per vCPU */
+    MMIOD_MSG_SHARE = 76,                /* with a sealed memfd, an eventfd (the kick), a socket for each vCPU */
 };
 
 enum mmiod_capability {                  /* bits of hello and welcome */
@@ -188,11 +188,27 @@ enum mmiod_unclaimed_policy {
     MMIOD_UNCLAIMED_POLICY_FORWARD = 4,
 };
 
-enum mmiod_shared_state {
+enum mmiod_shared_state {                /* the client writes FREE and READY, the daemon what answers READY */
     MMIOD_SHARED_STATE_FREE = 0,
-    MMIOD_SHARED_STATE_READY = 1,
-    MMIOD_SHARED_STATE_RUNNING = 2,
-    MMIOD_SHARED_STATE_COMPLETE = 3,
+    MMIOD_SHARED_STATE_READY = 1,        /* an exit is there */
+    MMIOD_SHARED_STATE_COMPLETE = 2,     /* its completion is there */
+    MMIOD_SHARED_STATE_BY_MESSAGE = 3,   /* send the exit as a message: the completion does not fit, or the slots end */
+};
+
+enum mmiod_published_kind {
+    MMIOD_PUBLISHED_KIND_DEVICE = 0,     /* no register of the device is published while its policy is 0 */
+    MMIOD_PUBLISHED_KIND_READ = 1,
+    MMIOD_PUBLISHED_KIND_WRITE = 2,
+    MMIOD_PUBLISHED_KIND_SPAN = 3,       /* nobody is at these addresses: they read as `value`; writes are lost */
+    MMIOD_PUBLISHED_KIND_WINDOW = 4,     /* reads are those of space `rate`, from `value` on */
+    MMIOD_PUBLISHED_KIND_CONFIG_WINDOW = 5, /* reads are those of the PCI function and register that `value`, as at CF8h, selects */
+};
+
+enum mmiod_published_policy {            /* what needs no message now */
+    MMIOD_PUBLISHED_POLICY_READ = 1 << 0,
+    MMIOD_PUBLISHED_POLICY_COUNTER = 1 << 1, /* value + (guest time - since) * rate / 10^9, modulo 2^bits */
+    MMIOD_PUBLISHED_POLICY_POST = 1 << 2,
+    MMIOD_PUBLISHED_POLICY_OPEN = 1 << 3, /* of a DEVICE */
 };
 
 enum mmiod_error {                       /* fatal unless it says otherwise; error.fatal tells */
@@ -920,11 +936,11 @@ MMIOD_OFFSET(mmiod_msg_claims, count, 12);
 MMIOD_OFFSET(mmiod_msg_claims, remaining, 16);
 MMIOD_OFFSET(mmiod_msg_claims, reserved, 20);
 
-struct mmiod_msg_share {                 /* shared memory: a memfd, a kick eventfd, an eventfd per vCPU */
+struct mmiod_msg_share {                 /* with a sealed memfd, an eventfd (the kick), a socket for each vCPU */
     struct mmiod_header header;
     uint32_t serial;
-    uint32_t slots;
-    uint64_t length;
+    uint32_t slots;                      /* as many as the session has vCPUs */
+    uint64_t length;                     /* of the memfd: 4096 * (1 + slots) bytes or more */
 };
 MMIOD_SIZE(mmiod_msg_share, 24);
 MMIOD_OFFSET(mmiod_msg_share, header, 0);
@@ -932,63 +948,101 @@ MMIOD_OFFSET(mmiod_msg_share, serial, 8);
 MMIOD_OFFSET(mmiod_msg_share, slots, 12);
 MMIOD_OFFSET(mmiod_msg_share, length, 16);
 
-struct mmiod_shared_header {             /* at 0 of the shared memory */
-    uint32_t daemon_sleeps;
-    uint32_t slots;
-    uint32_t slot_offset;
-    uint32_t slot_stride;
-    uint32_t ring_offset;
-    uint32_t ring_entries;
-    uint32_t page_offset;                /* published registers */
-    uint32_t page_count;
+struct mmiod_shared_header {             /* at 0 of the shared memory; the slot of vCPU n is at 4096 * (1 + n) */
+    uint32_t daemon_sleeps;              /* not 0: the daemon waits for the kick */
+    uint32_t reserved;
+    uint64_t published_offset;           /* published registers, with capability PUBLISHED; else 0 */
+    uint64_t published_length;
+    uint8_t reserved2[40];
+    uint8_t doorbells[256];              /* of vCPU n: one more, modulo 256, whenever its slot has something new */
 };
-MMIOD_SIZE(mmiod_shared_header, 32);
+MMIOD_SIZE(mmiod_shared_header, 320);
 MMIOD_OFFSET(mmiod_shared_header, daemon_sleeps, 0);
-MMIOD_OFFSET(mmiod_shared_header, slots, 4);
-MMIOD_OFFSET(mmiod_shared_header, slot_offset, 8);
-MMIOD_OFFSET(mmiod_shared_header, slot_stride, 12);
-MMIOD_OFFSET(mmiod_shared_header, ring_offset, 16);
-MMIOD_OFFSET(mmiod_shared_header, ring_entries, 20);
-MMIOD_OFFSET(mmiod_shared_header, page_offset, 24);
-MMIOD_OFFSET(mmiod_shared_header, page_count, 28);
+MMIOD_OFFSET(mmiod_shared_header, reserved, 4);
+MMIOD_OFFSET(mmiod_shared_header, published_offset, 8);
+MMIOD_OFFSET(mmiod_shared_header, published_length, 16);
+MMIOD_OFFSET(mmiod_shared_header, reserved2, 24);
+MMIOD_OFFSET(mmiod_shared_header, doorbells, 64);
 
-struct mmiod_shared_slot {               /* one per vCPU; a message of this protocol follows */
-    uint32_t state;
-    uint32_t client_sleeps;
-    uint64_t posted;
-};
-MMIOD_SIZE(mmiod_shared_slot, 16);
-MMIOD_OFFSET(mmiod_shared_slot, state, 0);
-MMIOD_OFFSET(mmiod_shared_slot, client_sleeps, 4);
-MMIOD_OFFSET(mmiod_shared_slot, posted, 8);
-
-struct mmiod_shared_posted {             /* an entry of a vCPU's posted-write ring */
+struct mmiod_shared_posted {             /* entry sequence % 64 of a vCPU's ring: what POSTED has */
     uint64_t address;
     uint64_t value;
     uint8_t space;
     uint8_t reserved;
     uint16_t size;
     uint32_t reserved2;
+    uint64_t guest_ns;
 };
-MMIOD_SIZE(mmiod_shared_posted, 24);
+MMIOD_SIZE(mmiod_shared_posted, 32);
 MMIOD_OFFSET(mmiod_shared_posted, address, 0);
 MMIOD_OFFSET(mmiod_shared_posted, value, 8);
 MMIOD_OFFSET(mmiod_shared_posted, space, 16);
 MMIOD_OFFSET(mmiod_shared_posted, reserved, 17);
 MMIOD_OFFSET(mmiod_shared_posted, size, 18);
 MMIOD_OFFSET(mmiod_shared_posted, reserved2, 20);
+MMIOD_OFFSET(mmiod_shared_posted, guest_ns, 24);
 
-struct mmiod_shared_register {           /* policy and value of a published register */
-    uint64_t address;
-    uint64_t value;
-    uint32_t policy;
-    uint32_t size;
+struct mmiod_shared_slot {               /* one per vCPU */
+    uint32_t state;
+    uint32_t client_sleeps;              /* not 0: the client waits for its socket */
+    uint64_t posted;                     /* sequence of the last posted write in the ring */
+    uint8_t reserved[48];
+    uint64_t applied;                    /* the daemon's: sequence of the last posted write that it took out */
+    uint8_t reserved2[56];
+    uint8_t exit[896];                   /* an EXIT_* message */
+    uint8_t completion[1024];            /* its completion; registers that `changed` does not name are anything */
+    struct mmiod_shared_posted ring[64];
 };
-MMIOD_SIZE(mmiod_shared_register, 24);
-MMIOD_OFFSET(mmiod_shared_register, address, 0);
-MMIOD_OFFSET(mmiod_shared_register, value, 8);
-MMIOD_OFFSET(mmiod_shared_register, policy, 16);
-MMIOD_OFFSET(mmiod_shared_register, size, 20);
+MMIOD_SIZE(mmiod_shared_slot, 4096);
+MMIOD_OFFSET(mmiod_shared_slot, state, 0);
+MMIOD_OFFSET(mmiod_shared_slot, client_sleeps, 4);
+MMIOD_OFFSET(mmiod_shared_slot, posted, 8);
+MMIOD_OFFSET(mmiod_shared_slot, reserved, 16);
+MMIOD_OFFSET(mmiod_shared_slot, applied, 64);
+MMIOD_OFFSET(mmiod_shared_slot, reserved2, 72);
+MMIOD_OFFSET(mmiod_shared_slot, exit, 128);
+MMIOD_OFFSET(mmiod_shared_slot, completion, 1024);
+MMIOD_OFFSET(mmiod_shared_slot, ring, 2048);
+
+struct mmiod_published_header {          /* begins the published registers; their rows follow */
+    uint64_t generation;                 /* of the table: odd while there is none */
+    uint64_t rows;
+    uint64_t origin_ns;                  /* what CLOCK_MONOTONIC was at 0 of the guest's clock */
+    uint8_t reserved[40];
+};
+MMIOD_SIZE(mmiod_published_header, 64);
+MMIOD_OFFSET(mmiod_published_header, generation, 0);
+MMIOD_OFFSET(mmiod_published_header, rows, 8);
+MMIOD_OFFSET(mmiod_published_header, origin_ns, 16);
+MMIOD_OFFSET(mmiod_published_header, reserved, 24);
+
+struct mmiod_published_row {
+    uint64_t address;
+    uint8_t space;
+    uint8_t size;
+    uint8_t least;                       /* bytes of the smallest part that can be read alone */
+    uint8_t kind;                        /* a published_kind */
+    uint32_t device;                     /* number of the row that is its device's */
+    uint64_t policy;                     /* bits of published_policy; above bit 7 a version, of which no two are alike */
+    uint64_t value;
+    uint64_t affected;                   /* bit n: it waits for posted writes to row device + 1 + n */
+    uint64_t since;                      /* of a counter: guest time of `value`, in ns; of spans and windows: their length */
+    uint64_t rate;                       /* of a counter: Hz; of a window: the other space */
+    uint64_t bits;                       /* of a counter: its width */
+};
+MMIOD_SIZE(mmiod_published_row, 64);
+MMIOD_OFFSET(mmiod_published_row, address, 0);
+MMIOD_OFFSET(mmiod_published_row, space, 8);
+MMIOD_OFFSET(mmiod_published_row, size, 9);
+MMIOD_OFFSET(mmiod_published_row, least, 10);
+MMIOD_OFFSET(mmiod_published_row, kind, 11);
+MMIOD_OFFSET(mmiod_published_row, device, 12);
+MMIOD_OFFSET(mmiod_published_row, policy, 16);
+MMIOD_OFFSET(mmiod_published_row, value, 24);
+MMIOD_OFFSET(mmiod_published_row, affected, 32);
+MMIOD_OFFSET(mmiod_published_row, since, 40);
+MMIOD_OFFSET(mmiod_published_row, rate, 48);
+MMIOD_OFFSET(mmiod_published_row, bits, 56);
 
 #undef MMIOD_OFFSET
 #undef MMIOD_SIZE
@@ -1088,6 +1142,157 @@ static inline uint32_t mmiod_message_size(uint16_t type)
 }
 
 /*
+ * Exits in shared memory (docs/protocol.md, "Shared memory"): a client's slots, shared by all
+ * its vCPU threads.  After mmiod_share everything below uses them: exits that fit go through
+ * the vCPU's slot, posted writes through its ring, the rest, and what a broken connection left
+ * unanswered, by message.  x86-64 only: the order of stores is the processor's.
+ */
+#ifndef MMIOD_EXIT_LAYOUT_ONLY
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define MMIOD_SHARED_PAGE 4096u
+#define MMIOD_SHARED_SLOTS 251
+#define MMIOD_SHARED_RING 64u
+#define MMIOD_SHARED_SPIN 400 /* looks at a slot before its client sleeps; a few us */
+
+struct mmiod_shared {
+    uint8_t *memory;
+    size_t length;                       /* of the memory: what is behind the slots is for published registers */
+    uint32_t slots;
+    uint32_t shares;                     /* how often the daemon was told of it */
+    int descriptors[2 + MMIOD_SHARED_SLOTS]; /* as SHARE sends them: memfd, kick, the daemon's ends */
+    int wake[MMIOD_SHARED_SLOTS];        /* our ends */
+};
+
+static inline struct mmiod_shared_slot *mmiod_slot(const struct mmiod_shared *shared, uint32_t vcpu)
+{
+    return (struct mmiod_shared_slot *)(void *)(shared->memory + MMIOD_SHARED_PAGE * (1 + (size_t)vcpu));
+}
+
+/* Where the published registers are, NULL before there are any. */
+static inline const uint8_t *mmiod_published(const struct mmiod_shared *shared)
+{
+    const struct mmiod_shared_header *header;
+
+    header = (const struct mmiod_shared_header *)(const void *)shared->memory;
+    return header->published_offset ? shared->memory + header->published_offset : NULL;
+}
+
+/* Tells the daemon that there is something new; it is kicked if it sleeps. */
+static inline void mmiod_slot_ring(struct mmiod_shared *shared, uint32_t vcpu)
+{
+    struct mmiod_shared_header *header = (struct mmiod_shared_header *)(void *)shared->memory;
+    uint8_t *bell = &header->doorbells[vcpu];
+
+    __atomic_store_n(bell, (uint8_t)(*bell + 1), __ATOMIC_RELEASE);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* its look at the bell, or ours at its flag, sees the other */
+    if (__atomic_load_n(&header->daemon_sleeps, __ATOMIC_RELAXED))
+        eventfd_write(shared->descriptors[1], 1);
+}
+
+/* Puts an exit into a slot that is free. */
+static inline void mmiod_slot_post(struct mmiod_shared *shared, uint32_t vcpu, const void *message,
+                                   size_t size)
+{
+    struct mmiod_shared_slot *slot = mmiod_slot(shared, vcpu);
+
+    memcpy(slot->exit, message, size);
+    __atomic_store_n(&slot->state, MMIOD_SHARED_STATE_READY, __ATOMIC_RELEASE);
+    mmiod_slot_ring(shared, vcpu);
+}
+
+static inline uint32_t mmiod_slot_state(const struct mmiod_shared *shared, uint32_t vcpu)
+{
+    return __atomic_load_n(&mmiod_slot(shared, vcpu)->state, __ATOMIC_ACQUIRE);
+}
+
+/* Looks `looks` times whether the exit is answered: the slot's state. */
+static inline uint32_t mmiod_slot_spin(const struct mmiod_shared *shared, uint32_t vcpu, uint32_t looks)
+{
+    uint32_t state;
+
+    while ((state = mmiod_slot_state(shared, vcpu)) == MMIOD_SHARED_STATE_READY && looks-- > 0) {
+#ifdef __x86_64__
+        __builtin_ia32_pause();
+#endif
+    }
+    return state;
+}
+
+/* Sleeps until the exit may be answered, or `other` (-1: none) can be read: the slot's state. */
+static inline uint32_t mmiod_slot_wait(const struct mmiod_shared *shared, uint32_t vcpu, int other)
+{
+    struct mmiod_shared_slot *slot = mmiod_slot(shared, vcpu);
+    struct pollfd awaited[2] = {{shared->wake[vcpu], POLLIN, 0}, {other, POLLIN, 0}};
+    uint8_t bytes[64];
+
+    __atomic_store_n(&slot->client_sleeps, 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (mmiod_slot_state(shared, vcpu) == MMIOD_SHARED_STATE_READY)
+        poll(awaited, 2, -1);
+    __atomic_store_n(&slot->client_sleeps, 0, __ATOMIC_RELAXED);
+    if (awaited[0].revents)
+        while (recv(shared->wake[vcpu], bytes, sizeof(bytes), MSG_DONTWAIT) == (ssize_t)sizeof(bytes))
+            ;
+    return mmiod_slot_state(shared, vcpu);
+}
+
+/* Makes the client's side for `slots` vCPUs in a memfd that is the caller's: see mmiod_share. */
+static inline int mmiod_shared_init(struct mmiod_shared *shared, int memfd, uint32_t slots)
+{
+    off_t end = lseek(memfd, 0, SEEK_END);
+    size_t length = end > 0 ? (size_t)end : 0;
+    uint32_t n;
+    void *memory;
+
+    memset(shared, 0, sizeof(*shared));
+    if (slots > MMIOD_SHARED_SLOTS || length < MMIOD_SHARED_PAGE * (1 + (size_t)slots))
+        return -EINVAL;
+    memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    shared->memory = (uint8_t *)memory;
+    shared->length = length;
+    shared->slots = slots;
+    shared->shares = 1;
+    shared->descriptors[0] = memfd;
+    shared->descriptors[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (shared->descriptors[1] < 0)
+        return -errno;
+    for (n = 0; n < slots; n++) {
+        int pair[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+            return -errno;
+        shared->descriptors[2 + n] = pair[0];
+        shared->wake[n] = pair[1];
+    }
+    return 0;
+}
+
+/* Gives it back, when no thread uses it any more; the memfd stays the caller's. */
+static inline void mmiod_shared_close(struct mmiod_shared *shared)
+{
+    uint32_t n;
+
+    munmap(shared->memory, shared->length);
+    close(shared->descriptors[1]);
+    for (n = 0; n < shared->slots; n++) {
+        close(shared->descriptors[2 + n]);
+        close(shared->wake[n]);
+    }
+}
+
+#endif /* MMIOD_EXIT_LAYOUT_ONLY */
+
+
+/*
  * A client of the protocol, for one connection and the exits of one vCPU.
  *
  *     static struct mmiod_client client;
@@ -1135,6 +1340,7 @@ struct mmiod_client {
     struct mmiod_msg_hello hello;
     uint32_t vcpu;                       /* the one whose exits go this way */
     int patience_ms;                     /* how long to look for a daemon that is not there */
+    uint32_t spin;                       /* looks at the slot before sleeping; 0 where CPUs are few */
     void *context;                       /* for `event` */
     /*
      * What the daemon says unasked: INTR, SET_LEVEL, MSI, REQUEST, CLAIMS; and WELCOME, each
@@ -1164,6 +1370,11 @@ struct mmiod_client {
     uint64_t dropped;                    /* the last exit that a reset may have ended */
     uint64_t posted;                     /* of the last posted write */
     union mmiod_message out;             /* the last exit, as it was sent */
+    struct mmiod_view *view;             /* the caller's: see mmiod_load; NULL: all goes by message */
+    struct mmiod_shared *shared;         /* NULL: everything goes by message */
+    int in_slot;                         /* `out` is outstanding in the slot */
+    uint32_t share;                      /* shared->shares when the slot was last answered */
+    uint32_t lost;                       /* the same when this connection was lost: newer ones can be used */
     struct mmiod_msg_posted unacknowledged[MMIOD_CLIENT_POSTED];
 };
 
@@ -1179,14 +1390,15 @@ static inline void mmiod_close(struct mmiod_client *client)
 }
 
 /*
- * Sends a message, with a descriptor unless that is -1.  A connection that is gone is no
- * error yet: the daemon's last words are still to be read, and the receive tells the end.
+ * Sends a message with `count` descriptors.  A connection that is gone is no error yet: the
+ * daemon's last words are still to be read, and the receive tells the end.
  */
-static inline int mmiod_send(struct mmiod_client *client, void *bytes, int descriptor)
+static inline int mmiod_send_with(struct mmiod_client *client, void *bytes, const int *descriptors,
+                                  size_t count)
 {
     union {
         struct cmsghdr head;
-        char room[CMSG_SPACE(sizeof(int))];
+        char room[CMSG_SPACE((2 + MMIOD_SHARED_SLOTS) * sizeof(int))];
     } control;
     struct iovec part;
     struct msghdr message;
@@ -1197,18 +1409,24 @@ static inline int mmiod_send(struct mmiod_client *client, void *bytes, int descr
     part.iov_len = ((struct mmiod_header *)bytes)->size;
     message.msg_iov = &part;
     message.msg_iovlen = 1;
-    if (descriptor >= 0) {
-        control.head.cmsg_len = CMSG_LEN(sizeof(int));
+    if (count > 0) {
+        control.head.cmsg_len = CMSG_LEN(count * sizeof(int));
         control.head.cmsg_level = SOL_SOCKET;
         control.head.cmsg_type = SCM_RIGHTS;
-        memcpy(CMSG_DATA(&control.head), &descriptor, sizeof(int));
+        memcpy(CMSG_DATA(&control.head), descriptors, count * sizeof(int));
         message.msg_control = &control;
-        message.msg_controllen = sizeof(control.room);
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
     }
     while (client->socket >= 0 && sendmsg(client->socket, &message, MSG_NOSIGNAL) < 0)
         if (errno != EINTR)
             return errno == EPIPE || errno == ECONNRESET ? 0 : -errno;
     return 0;
+}
+
+/* The same with one descriptor, unless that is -1. */
+static inline int mmiod_send(struct mmiod_client *client, void *bytes, int descriptor)
+{
+    return mmiod_send_with(client, bytes, &descriptor, descriptor >= 0);
 }
 
 /* Keeps one descriptor that came with a message, and closes those that nobody expects. */
@@ -1292,6 +1510,7 @@ static inline void mmiod_client_init(struct mmiod_client *client, const char *pa
     client->hello.vcpus = 1;
     client->hello.bitness = 64;
     client->hello.physical_bits = 40;
+    client->spin = MMIOD_SHARED_SPIN;
     memcpy(client->hello.vm, vm, length < sizeof(client->hello.vm) ? length : sizeof(client->hello.vm));
 }
 
@@ -1304,6 +1523,9 @@ static inline void mmiod_client_join(struct mmiod_client *client, const struct m
     client->hello.header.flags = MMIOD_HELLO_FLAG_JOIN;
     client->vcpu = vcpu;
     client->patience_ms = primary->patience_ms;
+    client->spin = primary->spin;
+    client->shared = primary->shared;
+    client->share = primary->share;
 }
 
 /* Sends again what has no answer: after a reconnect or RESUMED; posted writes also after a pause. */
@@ -1312,19 +1534,53 @@ static inline int mmiod_resend(struct mmiod_client *client)
     uint64_t sequence = client->completion.posted;
     int result = 0;
 
+    if (client->in_slot) /* first: what the daemon hears of by message, it must not find there */
+        __atomic_store_n(&mmiod_slot(client->shared, client->vcpu)->state, MMIOD_SHARED_STATE_FREE,
+                         __ATOMIC_SEQ_CST);
+    client->in_slot = 0;
     while (result == 0 && sequence++ < client->posted)
         result = mmiod_send(client, &client->unacknowledged[sequence % MMIOD_CLIENT_POSTED], -1);
     return result == 0 && client->pending ? mmiod_send(client, &client->out, -1) : result;
 }
 
+static inline void mmiod_describe_share(const struct mmiod_shared *shared, struct mmiod_msg_share *share)
+{
+    memset(share, 0, sizeof(*share));
+    share->header.size = sizeof(*share);
+    share->header.type = MMIOD_MSG_SHARE;
+    share->serial = 1;
+    share->slots = shared->slots;
+    share->length = shared->length;
+}
+
+/* A new connection, or a new daemon: slots can be used again when it knows of them. */
+static inline int mmiod_share_again(struct mmiod_client *client)
+{
+    struct mmiod_shared *shared = client->shared;
+    struct mmiod_msg_share share;
+
+    if (!shared)
+        return 0;
+    client->lost = client->share;
+    if (client->hello.header.flags & MMIOD_HELLO_FLAG_JOIN ||
+        !(client->welcome.capabilities & MMIOD_CAPABILITY_SHARED_MEMORY))
+        return 0;
+    mmiod_describe_share(shared, &share);
+    __atomic_add_fetch(&shared->shares, 1, __ATOMIC_SEQ_CST);
+    return mmiod_send_with(client, &share, shared->descriptors, 2 + shared->slots);
+}
+
 static inline int mmiod_welcomed(struct mmiod_client *client)
 {
+    int result;
+
     client->welcome = client->in.welcome;
     memcpy(client->hello.token, client->welcome.token, sizeof(client->hello.token));
     client->times_opened++;
     if (client->event)
         client->event(client->context, &client->in);
-    return mmiod_resend(client);
+    result = mmiod_resend(client);
+    return result < 0 ? result : mmiod_share_again(client);
 }
 
 static inline int mmiod_turned_away(struct mmiod_client *client)
@@ -1437,7 +1693,8 @@ static inline int mmiod_sort(struct mmiod_client *client, int type)
         return mmiod_refused(client);
     case MMIOD_MSG_RESUMED:
         client->times_opened++;
-        return mmiod_resend(client);
+        answer = mmiod_resend(client);
+        return answer < 0 ? answer : mmiod_share_again(client);
     case MMIOD_MSG_INTR:
         if (client->in.intr.vcpu == client->vcpu)
             client->interrupt = client->in.intr.level;
@@ -1483,7 +1740,8 @@ static inline int mmiod_poll(struct mmiod_client *client)
  * Sends a request, which gets its serial here, and waits for the answer, which is in `in`.
  * After a reconnect or a take-over the request is sent again.
  */
-static inline int mmiod_request(struct mmiod_client *client, void *request, int descriptor)
+static inline int mmiod_request_with(struct mmiod_client *client, void *request, const int *descriptors,
+                                     size_t count)
 {
     uint32_t sent_at = client->times_opened - 1;
     int result;
@@ -1495,7 +1753,7 @@ static inline int mmiod_request(struct mmiod_client *client, void *request, int 
     do {
         if (sent_at != client->times_opened) {
             sent_at = client->times_opened;
-            result = mmiod_send(client, request, descriptor);
+            result = mmiod_send_with(client, request, descriptors, count);
             if (result < 0)
                 return result;
         }
@@ -1504,6 +1762,40 @@ static inline int mmiod_request(struct mmiod_client *client, void *request, int 
             return 0;
     } while (result >= 0 || result == -ECANCELED);
     return result;
+}
+
+static inline int mmiod_request(struct mmiod_client *client, void *request, int descriptor)
+{
+    return mmiod_request_with(client, request, &descriptor, descriptor >= 0);
+}
+
+/*
+ * Has the exits of all vCPUs go through shared memory: for the primary client, behind mmiod_open
+ * with capability SHARED_MEMORY.  `memfd` has 4096 * (1 + hello.vcpus) bytes, zeros, and is sealed
+ * with F_SEAL_SHRINK; with MMIOD_PUBLISHED_BYTES more there is room for published registers; `shared` lives as long as the clients.  Clients that join later use it, too.
+ * Where it fails exits go by message as before.
+ */
+static inline int mmiod_share(struct mmiod_client *client, struct mmiod_shared *shared, int memfd)
+{
+#ifdef __x86_64__
+    struct mmiod_msg_share message;
+    int result = mmiod_shared_init(shared, memfd, client->hello.vcpus);
+
+    if (result < 0)
+        return result;
+    mmiod_describe_share(shared, &message);
+    result = mmiod_request_with(client, &message, shared->descriptors, 2 + shared->slots);
+    if (result < 0) {
+        mmiod_shared_close(shared);
+        return result;
+    }
+    client->shared = shared;
+    client->share = shared->shares;
+    return 0;
+#else
+    (void)client, (void)shared, (void)memfd;
+    return -ENOSYS;
+#endif
 }
 
 /* Guest RAM: `length` bytes from `offset` in the descriptor, which stays the caller's. */
@@ -1545,7 +1837,7 @@ static inline int mmiod_reset(struct mmiod_client *client, uint32_t vcpu)
     reset.header.type = MMIOD_MSG_RESET;
     reset.vcpu = vcpu;
     if (vcpu == MMIOD_MACHINE || vcpu == client->vcpu) {
-        client->pending = 0;
+        client->pending = client->in_slot = 0;
         client->dropped = client->sequence;
         client->interrupt = 0;
     }
@@ -1567,13 +1859,65 @@ static inline union mmiod_message *mmiod_begin(struct mmiod_client *client, uint
     return &client->out;
 }
 
+/* Whether the daemon looks at our slot. */
+static inline int mmiod_slot_usable(const struct mmiod_client *client)
+{
+    return client->shared && client->socket >= 0 &&
+           __atomic_load_n(&client->shared->shares, __ATOMIC_RELAXED) != client->lost;
+}
+
+static inline int mmiod_slot_fits(const struct mmiod_client *client)
+{
+    return client->out.header.size <= sizeof(((struct mmiod_shared_slot *)NULL)->exit);
+}
+
+/* Takes the completion out of the slot. */
+static inline int mmiod_slot_take(struct mmiod_client *client)
+{
+    struct mmiod_shared_slot *slot = mmiod_slot(client->shared, client->vcpu);
+    const struct mmiod_header *header = (const struct mmiod_header *)(const void *)slot->completion;
+    uint32_t size = header->size;
+
+    client->in_slot = 0;
+    client->share = client->shared->shares;
+    if (size < sizeof(*header) || size > sizeof(slot->completion))
+        return -EPROTO;
+    memcpy(&client->in, slot->completion, size);
+    __atomic_store_n(&slot->state, MMIOD_SHARED_STATE_FREE, __ATOMIC_RELEASE);
+    if (!mmiod_message_size(client->in.header.type) || size < mmiod_message_size(client->in.header.type))
+        return -EPROTO;
+    return mmiod_settle(client, client->in.header.type);
+}
+
+/* Waits for what is outstanding in the slot, or for a message: the completion's type, 0, or an error. */
+static inline int mmiod_slot_next(struct mmiod_client *client)
+{
+    struct mmiod_shared *shared = client->shared;
+    uint32_t state = mmiod_slot_spin(shared, client->vcpu, client->spin);
+    int result;
+
+    if (state == MMIOD_SHARED_STATE_READY)
+        state = mmiod_slot_wait(shared, client->vcpu, client->socket);
+    switch (state) {
+    case MMIOD_SHARED_STATE_COMPLETE:
+        return mmiod_slot_take(client);
+    case MMIOD_SHARED_STATE_READY:
+        result = mmiod_next(client, MSG_DONTWAIT);
+        return result == -EAGAIN ? 0 : result;
+    default:
+        client->in_slot = 0;
+        __atomic_store_n(&mmiod_slot(shared, client->vcpu)->state, MMIOD_SHARED_STATE_FREE, __ATOMIC_SEQ_CST);
+        return mmiod_send(client, &client->out, -1);
+    }
+}
+
 /* Waits for the completion of the exit that is outstanding: its type; it is in `in`. */
 static inline int mmiod_complete(struct mmiod_client *client)
 {
     int result = -EINVAL;
 
     while (client->pending) {
-        result = mmiod_next(client, 0);
+        result = client->in_slot ? mmiod_slot_next(client) : mmiod_next(client, 0);
         if (result < 0)
             return result;
     }
@@ -1589,6 +1933,11 @@ static inline int mmiod_exchange(struct mmiod_client *client)
         return -EBUSY;
     client->out.exit_halt.exit.sequence = ++client->sequence;
     client->pending = 1;
+    if (mmiod_slot_usable(client) && mmiod_slot_fits(client)) {
+        client->in_slot = 1;
+        mmiod_slot_post(client->shared, client->vcpu, &client->out, client->out.header.size);
+        return mmiod_complete(client);
+    }
     result = mmiod_send(client, &client->out, -1);
     return result < 0 ? result : mmiod_complete(client);
 }
@@ -1696,6 +2045,33 @@ static inline int mmiod_inta(struct mmiod_client *client)
     return result < 0 ? result : (int)(client->in.values.value & 0xff);
 }
 
+/* Puts a posted write into the vCPU's ring: there it is found by number, however it is sent. */
+static inline void mmiod_slot_keep(struct mmiod_client *client, const struct mmiod_msg_posted *posted)
+{
+    struct mmiod_shared_slot *slot = mmiod_slot(client->shared, client->vcpu);
+    struct mmiod_shared_posted *entry = &slot->ring[posted->exit.sequence % MMIOD_SHARED_RING];
+
+    entry->address = posted->address;
+    entry->value = posted->value;
+    entry->space = posted->space;
+    entry->size = posted->size;
+    entry->guest_ns = posted->exit.guest_ns;
+}
+
+/* Learns which posted writes were applied; whether there is room for another one. */
+static inline int mmiod_post_fits(struct mmiod_client *client)
+{
+    if (client->posted - client->completion.posted < MMIOD_CLIENT_POSTED)
+        return 1;
+    if (client->shared) {
+        const struct mmiod_shared_slot *slot = mmiod_slot(client->shared, client->vcpu);
+        uint64_t applied = __atomic_load_n(&slot->applied, __ATOMIC_ACQUIRE);
+        if (applied > client->completion.posted && applied <= client->posted)
+            client->completion.posted = applied;
+    }
+    return client->posted - client->completion.posted < MMIOD_CLIENT_POSTED;
+}
+
 /* Writes 1, 2, 4 or 8 bytes, and nobody waits for it. */
 static inline int mmiod_post(struct mmiod_client *client, uint8_t space, uint64_t address, uint16_t size,
                              uint64_t value)
@@ -1704,7 +2080,7 @@ static inline int mmiod_post(struct mmiod_client *client, uint8_t space, uint64_
 
     if (client->pending)
         return -EBUSY;
-    if (client->posted - client->completion.posted >= MMIOD_CLIENT_POSTED) {
+    if (!mmiod_post_fits(client)) {
         int result = mmiod_tick(client);
         if (result < 0)
             return result;
@@ -1720,7 +2096,13 @@ static inline int mmiod_post(struct mmiod_client *client, uint8_t space, uint64_
     posted->value = value;
     posted->space = space;
     posted->size = size;
-    return mmiod_send(client, posted, -1);
+    if (client->shared)
+        mmiod_slot_keep(client, posted);
+    if (!mmiod_slot_usable(client))
+        return mmiod_send(client, posted, -1);
+    __atomic_store_n(&mmiod_slot(client->shared, client->vcpu)->posted, client->posted, __ATOMIC_RELEASE);
+    mmiod_slot_ring(client->shared, client->vcpu);
+    return 0;
 }
 
 /* --- raw exits ----------------------------------------------------------------------- */
@@ -1967,6 +2349,373 @@ static inline int mmiod_reply(const struct mmiod_client *client, void *body, siz
         return -EPROTO;
     memcpy(body, client->in.bytes + sizeof(*reply), length);
     return 0;
+}
+
+#endif /* MMIOD_EXIT_LAYOUT_ONLY */
+
+/*
+ * Registers that need no message (docs/protocol.md, "Published registers"):
+ *
+ *     static struct mmiod_view view;       // one for each vCPU
+ *
+ *     client.hello.required = MMIOD_CAPABILITY_SHARED_MEMORY | MMIOD_CAPABILITY_PUBLISHED;
+ *     mmiod_share(&client, &shared, memfd);        // of MMIOD_PUBLISHED_BYTES more
+ *     client.view = &view;
+ *     mmiod_store(&client, MMIOD_SPACE_PIO, 0x3f8, 1, 'A');
+ *     mmiod_load(&client, MMIOD_SPACE_PIO, 0x3fd, 1, &status);
+ *
+ * mmiod_load and mmiod_store send a message where one is needed, and keep the order that the vCPU's
+ * program has: a published read waits for the posted writes that may change it, of any vCPU.
+ */
+#ifndef MMIOD_EXIT_LAYOUT_ONLY
+
+#include <time.h>
+
+#define MMIOD_PUBLISHED_BYTES 262144u /* room for 4095 rows */
+#define MMIOD_VIEW_PLACES 8192u       /* a power of two, and more than there are rows */
+#define MMIOD_VIEW_SPANS 64u
+
+struct mmiod_view {
+    uint64_t generation;              /* of the table that the rest is about */
+    uint16_t spans[MMIOD_VIEW_SPANS]; /* rows */
+    uint32_t span_count;
+    uint16_t places[MMIOD_VIEW_PLACES]; /* rows plus 1, by mmiod_view_place of their address; 0: none */
+    /* For the caller to read. */
+    uint64_t loads;                   /* that needed no message */
+    uint64_t posts;
+    uint64_t waits;                   /* for posted writes, before one of both */
+};
+
+static inline const struct mmiod_published_row *mmiod_rows(const struct mmiod_shared *shared)
+{
+    return (const struct mmiod_published_row *)(const void *)(mmiod_published(shared) +
+                                                              sizeof(struct mmiod_published_header));
+}
+
+static inline uint64_t mmiod_generation(const struct mmiod_shared *shared)
+{
+    const struct mmiod_published_header *header;
+
+    header = (const struct mmiod_published_header *)(const void *)mmiod_published(shared);
+    return __atomic_load_n(&header->generation, __ATOMIC_ACQUIRE);
+}
+
+static inline uint32_t mmiod_view_place(uint8_t space, uint8_t kind, uint64_t address)
+{
+    uint64_t key = address ^ (uint64_t)space << 61 ^ (uint64_t)kind << 57;
+
+    return (uint32_t)(key * 0x9e3779b97f4a7c15u >> 51) & (MMIOD_VIEW_PLACES - 1);
+}
+
+/* Makes the view one of the present table; whether there is one. */
+static inline int mmiod_view_build(struct mmiod_view *view, const struct mmiod_shared *shared)
+{
+    const struct mmiod_published_header *header;
+    const struct mmiod_published_row *rows = mmiod_rows(shared);
+    uint64_t generation = mmiod_generation(shared);
+    uint64_t count, row;
+
+    header = (const struct mmiod_published_header *)(const void *)mmiod_published(shared);
+    count = header->rows < MMIOD_VIEW_PLACES / 2 ? header->rows : MMIOD_VIEW_PLACES / 2 - 1;
+    memset(view->places, 0, sizeof(view->places));
+    view->span_count = 0;
+    for (row = 0; row < count; row++) {
+        uint32_t place = mmiod_view_place(rows[row].space, rows[row].kind, rows[row].address);
+        if (rows[row].kind == MMIOD_PUBLISHED_KIND_DEVICE)
+            continue;
+        if (rows[row].kind >= MMIOD_PUBLISHED_KIND_SPAN) {
+            if (view->span_count < MMIOD_VIEW_SPANS)
+                view->spans[view->span_count++] = (uint16_t)row;
+            continue;
+        }
+        while (view->places[place])
+            place = (place + 1) & (MMIOD_VIEW_PLACES - 1);
+        view->places[place] = (uint16_t)(row + 1);
+    }
+    view->generation = generation;
+    return !(generation & 1) && generation == mmiod_generation(shared);
+}
+
+/* Whether there is a table, and the view is one of it. */
+static inline int mmiod_view_ready(struct mmiod_client *client)
+{
+    uint64_t generation;
+
+    if (!client->view || !mmiod_slot_usable(client) || !mmiod_published(client->shared))
+        return 0;
+    generation = mmiod_generation(client->shared);
+    return !(generation & 1) &&
+           (generation == client->view->generation || mmiod_view_build(client->view, client->shared));
+}
+
+/* What a row allows now; 0 also while its device is withdrawn.  `gate` gets its device's policy. */
+static inline uint64_t mmiod_row_policy(const struct mmiod_published_row *rows,
+                                        const struct mmiod_published_row *row, uint64_t *gate)
+{
+    *gate = __atomic_load_n(&rows[row->device % MMIOD_VIEW_PLACES].policy, __ATOMIC_ACQUIRE);
+    return *gate & MMIOD_PUBLISHED_POLICY_OPEN ? __atomic_load_n(&row->policy, __ATOMIC_ACQUIRE) : 0;
+}
+
+/* Whether it still is what it was: what was read in between is true. */
+static inline int mmiod_row_stands(const struct mmiod_client *client, const struct mmiod_published_row *row,
+                                   uint64_t policy, uint64_t gate)
+{
+    const struct mmiod_published_row *rows = mmiod_rows(client->shared);
+
+    return __atomic_load_n(&row->policy, __ATOMIC_ACQUIRE) == policy &&
+           __atomic_load_n(&rows[row->device % MMIOD_VIEW_PLACES].policy, __ATOMIC_ACQUIRE) == gate &&
+           mmiod_generation(client->shared) == client->view->generation;
+}
+
+/* The row of one register that an access is for, if that allows it now, else NULL. */
+static inline const struct mmiod_published_row *mmiod_row_at(const struct mmiod_client *client, uint8_t space,
+                                                             uint8_t kind, uint64_t address, uint16_t size)
+{
+    const struct mmiod_published_row *rows = mmiod_rows(client->shared);
+    uint64_t base = address, gate, tried = ~address;
+    uint64_t unit;
+
+    for (unit = 1; unit <= 8; unit *= 2) {
+        uint32_t place;
+        base = address & ~(unit - 1);
+        if (base == tried)
+            continue;
+        tried = base;
+        place = mmiod_view_place(space, kind, base);
+        for (; client->view->places[place]; place = (place + 1) & (MMIOD_VIEW_PLACES - 1)) {
+            const struct mmiod_published_row *row = &rows[client->view->places[place] - 1];
+            if (row->address == base && row->space == space && row->kind == kind && size >= row->least &&
+                address - base + size <= row->size && (address - base) % size == 0 &&
+                mmiod_row_policy(rows, row, &gate))
+                return row;
+        }
+    }
+    return NULL;
+}
+
+/* The span or window that an access lies in, if it is there now, else NULL. */
+static inline const struct mmiod_published_row *mmiod_span_at(const struct mmiod_client *client, uint8_t space,
+                                                              uint64_t address, uint16_t size)
+{
+    const struct mmiod_published_row *rows = mmiod_rows(client->shared);
+    uint32_t n;
+
+    for (n = 0; n < client->view->span_count; n++) {
+        const struct mmiod_published_row *row = &rows[client->view->spans[n]];
+        if (row->space == space && address >= row->address && address - row->address < row->since &&
+            size <= row->since - (address - row->address))
+            return row;
+    }
+    return NULL;
+}
+
+/* Whether a posted write changes what `row` is about: it is to a register that `affected` names. */
+static inline int mmiod_affects(const struct mmiod_client *client, const struct mmiod_shared_posted *entry,
+                                const struct mmiod_published_row *row)
+{
+    const struct mmiod_published_row *rows = mmiod_rows(client->shared);
+    uint64_t unit, tried = ~entry->address;
+    int known = 0;
+
+    for (unit = 1; unit <= 8; unit *= 2) {
+        uint64_t base = entry->address & ~(unit - 1);
+        uint32_t place = mmiod_view_place(entry->space, MMIOD_PUBLISHED_KIND_WRITE, base);
+        if (base == tried)
+            continue;
+        tried = base;
+        for (; client->view->places[place]; place = (place + 1) & (MMIOD_VIEW_PLACES - 1)) {
+            uint32_t number = client->view->places[place] - 1u;
+            const struct mmiod_published_row *found = &rows[number];
+            if (found->address != base || found->space != entry->space ||
+                found->kind != MMIOD_PUBLISHED_KIND_WRITE || entry->address - base >= found->size)
+                continue;
+            known = 1;
+            if (found->device == row->device && row->affected >> ((number - row->device - 1) & 63) & 1)
+                return 1;
+        }
+    }
+    return !known; /* nobody knows what it changes */
+}
+
+/*
+ * How many vCPUs have posted writes under way that change what `row` is about; `value` gets the
+ * last one's.
+ */
+static inline uint32_t mmiod_undrained(const struct mmiod_client *client,
+                                       const struct mmiod_published_row *row, uint64_t *value)
+{
+    uint32_t vcpu, found = 0;
+
+    if (!row->affected)
+        return 0;
+    for (vcpu = 0; vcpu < client->shared->slots; vcpu++) {
+        const struct mmiod_shared_slot *slot = mmiod_slot(client->shared, vcpu);
+        uint64_t posted = __atomic_load_n(&slot->posted, __ATOMIC_ACQUIRE);
+        uint64_t applied = __atomic_load_n(&slot->applied, __ATOMIC_ACQUIRE);
+        for (; posted > applied; posted--) {
+            const struct mmiod_shared_posted *entry = &slot->ring[posted % MMIOD_SHARED_RING];
+            if (!mmiod_affects(client, entry, row))
+                continue;
+            *value = entry->value;
+            found++;
+            break;
+        }
+    }
+    return found;
+}
+
+/* Waits a little while until no posted write is under way that changes what `row` is about. */
+static inline int mmiod_drained(struct mmiod_client *client, const struct mmiod_published_row *row)
+{
+    uint32_t looks = client->spin;
+    uint64_t value;
+
+    if (!mmiod_undrained(client, row, &value))
+        return 1;
+    client->view->waits++;
+    while (looks-- > 0) {
+#ifdef __x86_64__
+        __builtin_ia32_pause();
+#endif
+        if (!mmiod_undrained(client, row, &value))
+            return 1;
+    }
+    return 0;
+}
+
+/* A counter's value now; 0 where <time.h> hides POSIX (define _POSIX_C_SOURCE before it). */
+static inline int mmiod_count(const struct mmiod_client *client, const struct mmiod_published_row *row,
+                              uint64_t *value)
+{
+#ifdef CLOCK_MONOTONIC
+    const struct mmiod_published_header *header;
+    struct timespec time;
+    uint64_t passed;
+
+    header = (const struct mmiod_published_header *)(const void *)mmiod_published(client->shared);
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    passed = (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec - header->origin_ns - row->since;
+    *value = row->value + passed / 1000000000u * row->rate + passed % 1000000000u * row->rate / 1000000000u;
+    if (row->bits < 64)
+        *value &= ((uint64_t)1 << row->bits) - 1;
+    return 1;
+#else
+    (void)client, (void)row, (void)value;
+    return 0;
+#endif
+}
+
+static inline uint64_t mmiod_part(uint64_t value, uint64_t skip, uint16_t size)
+{
+    value >>= 8 * skip;
+    return size < 8 ? value & (((uint64_t)1 << 8 * size) - 1) : value;
+}
+
+/*
+ * What a window leads to: 1, and `space` and `address` are those behind it; 2: nothing, which reads
+ * ones; 0: nobody knows without a message.
+ */
+static inline int mmiod_through(const struct mmiod_client *client, const struct mmiod_published_row *row,
+                                uint8_t *space, uint64_t *address)
+{
+    const struct mmiod_published_row *rows = mmiod_rows(client->shared);
+    uint64_t offset = *address - row->address, value = 0, gate, latched = 0;
+    uint32_t latches = row->kind == MMIOD_PUBLISHED_KIND_CONFIG_WINDOW ? mmiod_undrained(client, row, &latched) : 0;
+    uint64_t policy = mmiod_row_policy(rows, row, &gate);
+
+    value = latches ? latched : __atomic_load_n(&row->value, __ATOMIC_ACQUIRE);
+    *space = (uint8_t)row->rate;
+    if (latches > 1 || !(policy & MMIOD_PUBLISHED_POLICY_READ) || !mmiod_row_stands(client, row, policy, gate))
+        return 0;
+    if (row->kind == MMIOD_PUBLISHED_KIND_WINDOW) {
+        *address = value + offset;
+        return 1;
+    }
+    *address = (value >> 8 & 0xffff) << 12 | (value & 0xfc) | offset;
+    return value >> 31 & 1 ? 1 : 2;
+}
+
+/* Reads 1, 2, 4 or 8 bytes without a message: 1, or 0 if one is needed. */
+static inline int mmiod_read_published(struct mmiod_client *client, uint8_t space, uint64_t address,
+                                       uint16_t size, uint64_t *value)
+{
+    const struct mmiod_published_row *row;
+    uint64_t policy, gate, found;
+    int hops;
+
+    if (!mmiod_view_ready(client))
+        return 0;
+    for (hops = 0; !(row = mmiod_row_at(client, space, MMIOD_PUBLISHED_KIND_READ, address, size)); hops++) {
+        int through;
+        row = mmiod_span_at(client, space, address, size);
+        if (!row || hops > 1 || address % size)
+            return 0;
+        if (row->kind == MMIOD_PUBLISHED_KIND_SPAN)
+            break;
+        through = mmiod_through(client, row, &space, &address);
+        if (through == 0)
+            return 0;
+        if (through == 2) {
+            *value = mmiod_part(~(uint64_t)0, 0, size);
+            client->view->loads++;
+            return 1;
+        }
+    }
+    if (!mmiod_drained(client, row))
+        return 0;
+    policy = mmiod_row_policy(mmiod_rows(client->shared), row, &gate);
+    if (policy & MMIOD_PUBLISHED_POLICY_READ)
+        found = __atomic_load_n(&row->value, __ATOMIC_ACQUIRE);
+    else if (!(policy & MMIOD_PUBLISHED_POLICY_COUNTER) || !mmiod_count(client, row, &found))
+        return 0;
+    if (!mmiod_row_stands(client, row, policy, gate))
+        return 0;
+    *value = mmiod_part(found, row->kind == MMIOD_PUBLISHED_KIND_SPAN ? 0 : address - row->address, size);
+    client->view->loads++;
+    return 1;
+}
+
+/* Posts a write of 1, 2, 4 or 8 bytes if nobody has to wait for it: 1; 0 if it has to be sent; or an error. */
+static inline int mmiod_post_published(struct mmiod_client *client, uint8_t space, uint64_t address,
+                                       uint16_t size, uint64_t value)
+{
+    const struct mmiod_published_row *row;
+    uint64_t policy, gate;
+    int result;
+
+    if (!mmiod_view_ready(client))
+        return 0;
+    row = mmiod_row_at(client, space, MMIOD_PUBLISHED_KIND_WRITE, address, size);
+    if (!row)
+        row = mmiod_span_at(client, space, address, size);
+    if (!row || !mmiod_drained(client, row))
+        return 0;
+    policy = mmiod_row_policy(mmiod_rows(client->shared), row, &gate);
+    if (!(policy & MMIOD_PUBLISHED_POLICY_POST) || !mmiod_row_stands(client, row, policy, gate))
+        return 0;
+    client->view->posts++;
+    if (row->kind == MMIOD_PUBLISHED_KIND_SPAN)
+        return 1; /* nobody is there */
+    result = mmiod_post(client, space, address, size, value);
+    return result < 0 ? result : 1;
+}
+
+/* Reads 1, 2, 4 or 8 bytes, without a message where none is needed. */
+static inline int mmiod_load(struct mmiod_client *client, uint8_t space, uint64_t address, uint16_t size,
+                             uint64_t *value)
+{
+    return mmiod_read_published(client, space, address, size, value)
+               ? 0
+               : mmiod_read(client, space, address, size, value);
+}
+
+/* Writes 1, 2, 4 or 8 bytes, and waits only where that is needed. */
+static inline int mmiod_store(struct mmiod_client *client, uint8_t space, uint64_t address, uint16_t size,
+                              uint64_t value)
+{
+    int result = mmiod_post_published(client, space, address, size, value);
+
+    return result == 0 ? mmiod_write(client, space, address, size, value) : result < 0 ? result : 0;
 }
 
 #endif /* MMIOD_EXIT_LAYOUT_ONLY */

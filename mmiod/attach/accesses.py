@@ -7,11 +7,14 @@ from typing import Final, cast
 
 from attrs import define
 
+from mmiod.core.places import Place, place_of
 from mmiod.device import Pending
-from mmiod.device.pci import Msi, MsiX, PciFunction
+from mmiod.device.pci import Bar, Msi, MsiX, PciFunction
 from mmiod.machine.assembly import CONFIG_REGION as CONFIG
-from mmiod.machine.host import Busy, InlineHost
+from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
+from mmiod.machine.storage import Backings
+from mmiod.machine.waist import Busy
 from mmiod.protocol.vfio_user import CONFIG_REGION, INTX, MSI, MSIX, REGIONS, Read, Shape, Write, read_reply
 from mmiod.values import READ, WRITE, Direction, Space, ones
 
@@ -39,6 +42,23 @@ class Accesses:
     def function(self) -> PciFunction:
         """The device."""
         return cast("PciFunction", self.host.device)
+
+    @property
+    def shape(self) -> Shape:
+        """What the client is told of the function."""
+        return shape_of(self.function, self._shared)
+
+    @property
+    def _shared(self) -> Backings:
+        """What a client may map, by region."""
+        return self.host.storages if self.host.name in self.machine.mappable else {}
+
+    def descriptor_of(self, region: int) -> int:
+        """What a client maps of a region that has areas; its offsets are the region's."""
+        return self.host.storages[self._bar(region).name].descriptor
+
+    def _bar(self, region: int) -> Bar:
+        return next(bar for bar in self.function.bars if bar.number == region)
 
     def read(self, asked: Read) -> Running:
         """REGION_READ."""
@@ -78,15 +98,24 @@ class Accesses:
 
     def _find(self, region: int, offset: int) -> str:
         """A region's name; for the record, note where the guest sees it, as far as that is known here."""
-        space, name = Space.PCI_CONFIG, CONFIG
-        if region != CONFIG_REGION:
-            bar = next(bar for bar in self.function.bars if bar.number == region)
-            space, name = bar.space, bar.name
-        placed = self.machine.claims.get((self.host.name, name))
+        name, space, address = self._seen(region, offset)
         cause = self.machine.cause
         cause.vcpu, cause.sequence, cause.pc = -1, cause.sequence + 1, -1
-        cause.space, cause.address = space, offset if placed is None else placed[1].base + offset
+        cause.space, cause.address = space, address
         return name
+
+    def _seen(self, region: int, offset: int) -> tuple[str, Space, int]:
+        space, name = Space.PCI_CONFIG, CONFIG
+        if region != CONFIG_REGION:
+            bar = self._bar(region)
+            space, name = bar.space, bar.name
+        placed = self.machine.claims.get((self.host.name, name))
+        return name, space, offset if placed is None else placed[1].base + offset
+
+    def place(self, region: int, offset: int, size: int, direction: Direction) -> Place | None:
+        """What is there, for the flat lane, if it is plain."""
+        name, space, address = self._seen(region, offset)
+        return place_of(self.host, name, offset, size, direction, (space, address))
 
     def give_up(self) -> None:
         """Wait for the device no more: what it answers late is nobody's."""
@@ -124,7 +153,7 @@ class Accesses:
         return [found for found in self.function.capabilities if isinstance(found, MsiX)]
 
 
-def shape_of(function: PciFunction) -> Shape:
+def shape_of(function: PciFunction, shared: Backings) -> Shape:
     """A function's regions and interrupts; errors and requests have one each, as QEMU warns without."""
     regions = [0] * REGIONS
     regions[CONFIG_REGION] = function.regions[CONFIG].length
@@ -134,7 +163,8 @@ def shape_of(function: PciFunction) -> Shape:
     for capability in function.capabilities:
         if isinstance(capability, Msi | MsiX):
             vectors[MSIX if isinstance(capability, MsiX) else MSI] = capability.vectors
-    return Shape(tuple(regions), (vectors[INTX], vectors[MSI], vectors[MSIX], 1, 1))
+    areas = {bar.number: shared[bar.name].areas for bar in function.bars if bar.name in shared and not bar.io}
+    return Shape(tuple(regions), (vectors[INTX], vectors[MSI], vectors[MSIX], 1, 1), areas)
 
 
 def pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:

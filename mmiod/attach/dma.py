@@ -31,13 +31,20 @@ class DmaMaps:
             descriptors.close([] if asked.descriptor is None else [asked.descriptor])
             raise ProtocolError(errno.ENOSPC, "dma_map.address", asked.address, f"at most {MAX_MAPS} maps")
         storage = self._storage(asked)
-        slot = Slot(next(self._numbers), asked.address, asked.length, asked.read_only, storage)
         try:
-            self.memory.add(slot)
+            self.add(asked.address, asked.length, asked.read_only, storage)
         except MachineError as error:
             if storage is not None:
                 storage.close()
             raise ProtocolError(errno.EEXIST, "dma_map.address", asked.address, str(error)) from error
+
+    def add(self, address: int, length: int, read_only: bool, storage: Storage | None) -> None:
+        """Enter what is mapped.
+
+        Raises:
+            MachineError: something is mapped there.
+        """
+        self.memory.add(Slot(next(self._numbers), address, length, read_only, storage))
 
     def _storage(self, asked: MapMemory) -> Storage | None:
         if asked.descriptor is None:

@@ -12,19 +12,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from time import monotonic_ns
-from typing import Final
+from typing import Final, Protocol
 
 from attrs import define, field
 
-from mmiod.attach.connection import Connection
 from mmiod.attach.sourced import answered
 from mmiod.core.pump import Pump
 from mmiod.core.run import Platform, run
 from mmiod.errors import ProtocolError
 from mmiod.machine.clock import MAX_FIRED, NEVER
-from mmiod.machine.host import Host
 from mmiod.machine.machine import Machine
+from mmiod.machine.waist import Host
 from mmiod.protocol.exit import (
+    NO_DEADLINE,
     NUMBERS,
     Answer,
     Ledger,
@@ -58,6 +58,13 @@ Running = Generator[Host, int | None, Answer]
 """A run of `mmiod.core.run`, or of what a source has settled."""
 
 
+class ReplyTo(Protocol):
+    """Where an exit came from: a connection or a slot."""
+
+    def send(self, data: bytes, /) -> None:
+        """Give it its completion."""
+
+
 @define(eq=False)
 class Flight:
     """One exit, or one posted write, between its arrival and its completion."""
@@ -66,7 +73,7 @@ class Flight:
     sequence: int
     exit: Exit | Settled
     guest_ns: int
-    reply_to: Connection | None
+    reply_to: ReplyTo | None
     """None for a posted write."""
     arrived: SourceExit | None = None
     """The source's own, from which `exit` was read."""
@@ -84,6 +91,21 @@ class Totals:
     completions: dict[str, int] = field(factory=dict)
     unsupported: dict[bytes, int] = field(factory=dict)
     """By instruction bytes, at most `MAX_UNSUPPORTED` kinds."""
+    decoded: int = 0
+    """Of the flat lane, posted writes included, until `fold`."""
+    raw: int = 0
+
+    def fold(self) -> Totals:
+        """Enter what the flat lane has counted; gives all of it."""
+        for exit_, completion, count in (
+            ("DecodedExit", "Values", self.decoded),
+            ("RawExit", "Done", self.raw),
+        ):
+            if count:
+                self.exits[exit_] = self.exits.get(exit_, 0) + count
+                self.completions[completion] = self.completions.get(completion, 0) + count
+        self.decoded = self.raw = 0
+        return self
 
     def count(self, exit_: Exit | Settled, completion: Answer) -> None:
         """One exit is completed."""
@@ -127,26 +149,33 @@ class Flights:
         self,
         exit_: Exit | Settled,
         guest_ns: int,
-        connection: Connection,
+        reply_to: ReplyTo,
         arrived: SourceExit | None = None,
     ) -> None:
         """A new exit has come, perhaps read from a source's."""
         self._seen.add(exit_.vcpu)
-        self._arrive(Flight(exit_.vcpu, exit_.sequence, exit_, guest_ns, connection, arrived))
+        self._arrive(Flight(exit_.vcpu, exit_.sequence, exit_, guest_ns, reply_to, arrived))
 
     def posted(self, write: PostedWrite) -> None:
         """A posted write has come, to be applied."""
         exit_ = _alone(write.vcpu, write.sequence, write.access)
         self._arrive(Flight(write.vcpu, write.sequence, exit_, write.guest_ns, None))
 
-    def redirect(self, vcpu: int, connection: Connection) -> None:
+    def owed(self, flight: Flight, host: Host) -> None:
+        """The flat lane has begun an exit or a posted write that waits for a device."""
+        assert flight.run is not None
+        self.current[flight.vcpu] = flight
+        flight.waits_for = next(flight.run)
+        self._waiting.setdefault(host, deque()).append(flight)
+
+    def redirect(self, vcpu: int, reply_to: ReplyTo) -> None:
         """A resend of the exit in flight: its completion goes where it came from.
 
         The exit may wait behind posted writes, which are not replied to.
         """
         for flight in (*self.current.values(), *self._backlog.get(vcpu, ()), *self._arrived):
             if flight.vcpu == vcpu and flight.reply_to is not None:
-                flight.reply_to = connection
+                flight.reply_to = reply_to
 
     def drop(self, vcpu: int | None) -> None:
         """A reset of one vCPU or of all: what is under way ends, with RETRY for who waits for it."""
@@ -280,7 +309,7 @@ class Flights:
                 posted=self.ledger.posted(vcpu),
                 interrupt=self.machine.interrupts.get(vcpu, False),
                 guest_ns=self.machine.clock.now_ns if self.virtual else 0,
-                deadline_ns=self.machine.clock.deadline_ns,
+                deadline_ns=self.machine.clock.deadline_ns if self.virtual else NO_DEADLINE,
             )
             self.ledger.complete(vcpu, reply)
             flight.reply_to.send(reply)

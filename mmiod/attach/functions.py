@@ -94,8 +94,30 @@ class FunctionsAttachment:
         """Keep the machine's time and the deadlines of accesses, until cancelled."""
         async with trio.open_nursery() as nursery:
             for function in self.functions.values():
-                function.nursery = nursery
+                function.waits.nursery = nursery
             await keep_time(self.machine.clock, partial(self.pump.work, self._fire))
+
+    @property
+    def on(self) -> bool:
+        """Whether the machine is powered on."""
+        return self._on
+
+    def resume(self) -> None:
+        """Power the machine on without a reset: it is about to get the state in which it was."""
+        self._on = True
+        self.machine.clock.power_on(virtual=False)
+        self._changed.set()
+
+    async def rest(self) -> None:
+        """Begin no more messages of any client, and end those that were begun."""
+        async with trio.open_nursery() as nursery:
+            for function in self.functions.values():
+                nursery.start_soon(function.rest)
+
+    def go_on(self) -> None:
+        """End the rest."""
+        for function in self.functions.values():
+            self.pump.work(function.go_on)
 
     def _came(self) -> None:
         if not self._on:
@@ -120,6 +142,8 @@ class FunctionsAttachment:
     def _apply(self, action: Callable[[], object]) -> None:
         action()
         self.settle()
+        for function in self.functions.values():
+            function.look_again()
 
     def settle(self) -> None:
         """Hand on what devices have answered meanwhile."""
@@ -134,7 +158,6 @@ class FunctionsAttachment:
             listener.close()
         self._listeners.clear()
         for function in self.functions.values():
-            function.nursery = None
             function.stop()
 
     # --- towards the hypervisor (the machine's outlet) -------------------------------------------
@@ -153,4 +176,7 @@ class FunctionsAttachment:
         """vfio-user has no word for what a device asks; the machine has told it to people."""
 
     def map_changed(self) -> None:
-        """The client places BARs."""
+        """The client places BARs; records tell where they are."""
+        for function in self.functions.values():
+            if function.flat is not None:
+                function.flat.forget()

@@ -7,12 +7,14 @@ still high, it is told again (VFIO's AUTOMASKED).  Messages are told one by one.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
 from attrs import define, field
 
 from mmiod.attach import descriptors
+from mmiod.attach.bell import ONE, Bell
 from mmiod.core.pump import Pump
 from mmiod.protocol.vfio_user import ACTION_MASK, ACTION_TRIGGER, INTX, SetIrqs
 
@@ -31,6 +33,9 @@ class Interrupts:
     """INTx was told, and not acknowledged; or the client masked it."""
     _unmasking: int | None = None
     """An eventfd by which the client unmasks INTx."""
+    _slow: set[int | None] = field(factory=set)
+    """Eventfds that make their writer wait when they are full."""
+    _bell: Bell = field(factory=Bell)
 
     def set(self, asked: SetIrqs) -> None:
         """SET_IRQS; takes its descriptors over."""
@@ -58,11 +63,29 @@ class Interrupts:
     def _assign(self, index: int, number: int, eventfd: int | None) -> None:
         before = self.eventfds.pop((index, number), None)
         descriptors.close([] if before is None else [before])
+        self._slow.discard(before)
         if eventfd is not None:
-            os.set_blocking(eventfd, False)  # a full one must not hold the core up
             self.eventfds[index, number] = eventfd
+            self._note(eventfd)
         if index == INTX:
             self._mask(False)
+
+    def _note(self, eventfd: int) -> None:
+        if os.get_blocking(eventfd):
+            self._slow.add(eventfd)
+
+    @property
+    def unmasking(self) -> int | None:
+        """The eventfd by which the client unmasks INTx."""
+        return self._unmasking
+
+    def resume(self, eventfds: Mapping[tuple[int, int], int], *, masked: bool, unmasking: int | None) -> None:
+        """Go on with the eventfds of another one of these."""
+        self.eventfds.update(eventfds)
+        for eventfd in eventfds.values():
+            self._note(eventfd)
+        self.masked = masked
+        self._unmask_by(unmasking)
 
     def disable(self, index: int) -> None:
         """Take all eventfds of a kind away."""
@@ -74,6 +97,7 @@ class Interrupts:
 
     def clear(self) -> None:
         """Take all eventfds away."""
+        self._bell.close()
         for index in {kind for kind, _ in self.eventfds} | {INTX}:
             self.disable(index)
 
@@ -82,10 +106,13 @@ class Interrupts:
         eventfd = self.eventfds.get((index, number))
         if eventfd is None:
             return False
-        # A full counter is a client that does not look; whatever else came as an eventfd is
-        # the client's own loss.
-        with suppress(OSError):
-            os.write(eventfd, b"\1\0\0\0\0\0\0\0")
+        if eventfd in self._slow:
+            self._bell.ring(eventfd)
+        else:
+            # A full counter is a client that does not look; whatever else came as an eventfd is
+            # the client's own loss.
+            with suppress(OSError):
+                os.write(eventfd, ONE)
         self.told += 1
         return True
 

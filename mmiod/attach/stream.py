@@ -6,6 +6,7 @@ waits here is the answer to one message at most.
 
 from __future__ import annotations
 
+import array
 import select
 import socket
 import struct
@@ -20,8 +21,12 @@ from mmiod.errors import ProtocolError
 
 CHUNK: Final = 1 << 16
 """Bytes that are read at once."""
+_ROOM: Final = memoryview(bytearray(CHUNK))
+"""For all connections: a chunk is copied out before anything else is received."""
 _RECEIVE: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _SEND: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_TRUNCATED: Final = int(socket.MSG_CTRUNC)
+"""A plain number: `&` with a member of an enum takes 1 us."""
 _PEER: Final = struct.Struct("3i")
 
 Receive = Callable[[bytes, list[int]], None]
@@ -43,15 +48,22 @@ class Stream:
     """In one chunk; a chunk with more ends the connection."""
     receive: Receive
     closed: Closed
+    _unsent: bytearray = field(factory=bytearray)
     peer: tuple[int, int, int] = field(init=False)
     """pid, uid and gid of who connected."""
+    _right: tuple[int, int] | None = None
+    """How many bytes are before a descriptor that is to be sent, and the descriptor; it stays ours."""
     _held: bool = False
-    _unsent: bytearray = field(factory=bytearray)
+    _blocked: bool = False
+    """Watched for room to send: for nearly all replies there is, and no call of epoll's is needed."""
     _open: bool = True
+    _space: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Read the peer's credentials and begin to listen."""
         self.sock.setblocking(False)
+        self._space = socket.CMSG_SPACE(4 * self.max_descriptors)
+        self._blocked = bool(self._unsent)
         credentials = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
         self.peer = _PEER.unpack(credentials)
         self.pump.register(self.sock.fileno(), self._ready)
@@ -66,9 +78,24 @@ class Stream:
         """Whether the peer has taken all that it was sent: only then it is asked for more."""
         return self._open and not self._unsent
 
-    def send(self, data: bytes | bytearray) -> None:
-        """Send, as far as the peer takes it now; the rest goes when it does."""
+    @property
+    def sends_descriptor(self) -> bool:
+        """Whether a descriptor is in what the peer has not taken yet."""
+        return self._right is not None
+
+    @property
+    def unsent(self) -> bytes:
+        """What the peer has not taken yet."""
+        return bytes(self._unsent)
+
+    def send(self, data: bytes | bytearray, descriptor: int | None = None) -> None:
+        """Send, as far as the peer takes it now; the rest goes when it does.
+
+        A descriptor goes with the first byte of `data`; one at a time, until that is sent.
+        """
         if self._open and data:
+            if descriptor is not None:
+                self._right = len(self._unsent), descriptor
             self._unsent += data
             self._flush()
 
@@ -91,16 +118,30 @@ class Stream:
         self.pump.watch(self.sock.fileno(), reading | (WRITABLE if self._unsent else 0))
 
     def _flush(self) -> None:
-        waited = len(self._unsent)
         try:
-            del self._unsent[: self.sock.send(self._unsent, _SEND)]
+            del self._unsent[: self._send()]
         except BlockingIOError:
             pass
         except OSError as error:
             self.close(f"send: {error}")
             return
-        if self._unsent or waited:
+        if bool(self._unsent) != self._blocked:
+            self._blocked = not self._blocked
             self._watch()
+
+    def _send(self) -> int:
+        """Bytes that the peer takes now."""
+        if self._right is None:
+            return self.sock.send(self._unsent, _SEND)
+        before, descriptor = self._right
+        if before:
+            sent = self.sock.send(self._unsent[:before], _SEND)
+            self._right = before - sent, descriptor
+            return sent
+        rights = array.array("i", [descriptor])
+        sent = self.sock.sendmsg([self._unsent], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _SEND)
+        self._right = None
+        return sent
 
     def _ready(self, events: int) -> None:
         if self._held or self._unsent:
@@ -122,13 +163,13 @@ class Stream:
             self._receive(b"", [])
 
     def _take(self) -> None:
-        space = socket.CMSG_SPACE(4 * self.max_descriptors)
         try:
-            chunk, ancillary, flags, _ = self.sock.recvmsg(CHUNK, space, _RECEIVE)
+            length, ancillary, flags, _ = self.sock.recvmsg_into([_ROOM], self._space, _RECEIVE)
         except BlockingIOError:
             return
-        found = descriptors.received(ancillary)
-        if flags & socket.MSG_CTRUNC:
+        chunk = bytes(_ROOM[:length])
+        found = descriptors.received(ancillary) if ancillary else []
+        if flags & _TRUNCATED:
             descriptors.close(found)
             self.close(f"more than {self.max_descriptors} descriptors came, or they are too many for us")
         elif not chunk:

@@ -22,9 +22,12 @@ from attrs import define, evolve, field, frozen
 
 from mmiod.attach.connection import Connection
 from mmiod.attach.documents import begin_restore, begin_save, check_length, restored, saved
-from mmiod.attach.flights import Flights
+from mmiod.attach.flat import Flat
+from mmiod.attach.flights import Flights, ReplyTo
+from mmiod.attach.shared import OFFERED, SharedMemory, Slot, share
 from mmiod.attach.slots import map_slot, remap_slot, unmap_slot
 from mmiod.attach.sourced import understood
+from mmiod.core.lane import Lane
 from mmiod.core.ports import Signal
 from mmiod.core.pump import Pump
 from mmiod.core.run import Platform
@@ -93,6 +96,8 @@ class SessionState:
     ledger: Ledger
     flights: Flights
     powered_on: bool = False
+    flat: Flat | None = None
+    """Once the machine is on, if time is the host's."""
     wants_claims: bool = False
     pause_serial: int | None = None
     """Of a PAUSE that waits for exits to run out."""
@@ -110,7 +115,10 @@ class VmAttachment:
     """How long a session without connection waits for its client."""
     session: SessionState | None = None
     primary: Connection | None = None
+    shared: SharedMemory | None = None
+    """The primary connection's."""
     connections: set[Connection] = field(factory=set)
+    lane: Lane = field(init=False)
     log: FilteringBoundLogger = field(init=False)
     _changed: Signal = field(factory=Signal)
     """Whether inputs are taken."""
@@ -122,7 +130,9 @@ class VmAttachment:
         """Become the machine's outlet."""
         self.log = structlog.get_logger().bind(vm=self.machine.name)
         self.machine.outlet = self
-        names = ("GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS", "MSI", "INTR", "SAVE", "VECTORS")
+        self.lane = Lane(self.machine)
+        names = ["GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS", "MSI", "INTR", "SAVE", "VECTORS"]
+        names += ["SHARED_MEMORY", "PUBLISHED"] * OFFERED
         self.offer = evolve(self.offer, capabilities=sum(NUMBERS["capability"][name] for name in names))
 
     def listen(self, listener: socket.socket) -> None:
@@ -168,6 +178,7 @@ class VmAttachment:
         if connection is not self.primary:
             self.log.debug("connection_closed", reason=reason)
             return
+        self._close_shared()
         self.primary = None
         self.log.info("hypervisor_disconnected", reason=reason, grace_s=self.grace_s)
         if self._nursery is not None:
@@ -183,6 +194,7 @@ class VmAttachment:
         if self.session is None:
             return
         self.log.info("session_ended", reason=reason)
+        self._close_shared()
         self.session.flights.drop(None)
         self.session = None
         for connection in list(self.connections):
@@ -195,23 +207,29 @@ class VmAttachment:
 
     def _receive(self, connection: Connection, data: bytes, descriptors: list[int]) -> None:
         """One datagram: what it brought is closed unless a handler takes it over."""
+        flat = connection.flat
+        if flat is not None and self.shared is None and not descriptors and flat.message(data, connection):
+            return
         try:
             event = connection.session.receive(data, len(descriptors))
             handler = _HANDLERS[type(event)]
             handler(self, connection, event, descriptors)
         except ProtocolError as error:
-            self.log.warning(
-                "message_refused",
-                field=error.name,
-                value=hex(error.value),
-                reason=error.reason,
-                fatal=error.fatal,
-            )
+            self._tell_refused(error)
             raise
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         self._flush()
+
+    def _tell_refused(self, error: ProtocolError) -> None:
+        self.log.warning(
+            "message_refused",
+            field=error.name,
+            value=hex(error.value),
+            reason=error.reason,
+            fatal=error.fatal,
+        )
 
     def _state(self) -> SessionState:
         assert self.session is not None, "a connection past HELLO has a session"
@@ -231,6 +249,7 @@ class VmAttachment:
             connection.send(connection.session.welcome(hello.token))
             return
         old, self.primary = self.primary, connection
+        self._close_shared()
         if old is not None:
             old.close("its client came back on another connection")
         if self._expiry is not None:
@@ -267,18 +286,27 @@ class VmAttachment:
         )
 
     def _on_exit(self, connection: Connection, arrived: Arrived, _descriptors: list[int]) -> None:
+        self._catch_up(arrived.exit.vcpu)
+        self._exit(connection, arrived)
+        connection.flat = self._state().flat
+
+    def _exit(self, reply_to: ReplyTo, arrived: Arrived) -> None:
         state, exit_ = self._powered(), arrived.exit
         sourced = exit_ if isinstance(exit_, SourceExit) else None
         found = understood(exit_, state.flights.source, self.machine.memory)
         admitted = state.ledger.admit(exit_.vcpu, exit_.sequence, arrived.body)
         if admitted is NEW:
-            state.flights.exit(found, arrived.guest_ns, connection, sourced)
+            state.flights.exit(found, arrived.guest_ns, reply_to, sourced)
         elif isinstance(admitted, Admission):
-            state.flights.redirect(exit_.vcpu, connection)
+            state.flights.redirect(exit_.vcpu, reply_to)
         else:
-            connection.send(admitted)
+            reply_to.send(admitted)
 
     def _on_posted(self, _connection: Connection, write: PostedWrite, _descriptors: list[int]) -> None:
+        self._catch_up(write.vcpu)
+        self._posted(write)
+
+    def _posted(self, write: PostedWrite) -> None:
         state = self._powered()
         if state.ledger.admit_posted(write.vcpu, write.sequence):
             state.flights.posted(write)
@@ -289,6 +317,9 @@ class VmAttachment:
         if not state.powered_on:
             state.powered_on = True
             self.machine.power_on(virtual=state.flights.virtual)
+            if not state.flights.virtual:
+                state.flat = Flat(self.lane, state.flights, state.ledger, self._flush)
+            self._show()
             self._changed.set()
         return state
 
@@ -306,6 +337,7 @@ class VmAttachment:
 
     def _on_reset(self, connection: Connection, reset: Reset, _descriptors: list[int]) -> None:
         state = self._settled(reset.serial)
+        self._look_again()  # what came before is dropped, too
         state.flights.drop(reset.vcpu)
         if reset.vcpu is None:
             self.machine.reset()
@@ -315,13 +347,16 @@ class VmAttachment:
         state = self._settled(pause.serial)
         state.ledger.paused = True
         state.pause_serial = pause.serial
+        self._hide()
 
     def _on_resume(self, connection: Connection, resume: Resume, _descriptors: list[int]) -> None:
         state = self._settled(resume.serial)
         state.ledger.paused, state.pause_serial = False, None
         self.machine.clock.go()
+        self._show()
         self._changed.set()
         connection.send(replies.ack(resume.serial))
+        self._look_again()
 
     def _on_query_claims(self, _connection: Connection, query: QueryClaims, _descriptors: list[int]) -> None:
         self._state().wants_claims = True
@@ -360,6 +395,7 @@ class VmAttachment:
         """Finish when backends have done their part; no exit comes in between."""
         state.transfer = Transfer(finish, connection, state.ledger.paused)
         state.ledger.paused = True
+        self._hide()
         self._changed.set()
 
     def _settled(self, serial: int) -> SessionState:
@@ -369,9 +405,63 @@ class VmAttachment:
             raise _not_now("a SAVE or RESTORE is under way", serial)
         return state
 
-    def _on_unavailable(self, _connection: Connection, share: Share, _descriptors: list[int]) -> None:
-        reason = "this daemon does not offer SHARE"
-        raise ProtocolError(ERROR["UNAVAILABLE"], "header.type", 0, reason, subject=share.serial, fatal=False)
+    # --- exits in shared memory ------------------------------------------------------------------
+
+    def _on_share(self, connection: Connection, request: Share, descriptors: list[int]) -> None:
+        self._close_shared()
+        ledger = self._state().ledger
+        take, failed = partial(self._take, connection), partial(self._slots_failed, connection)
+        slots = self.shared = share(request, descriptors, ledger, self.pump, take, failed)
+        if connection.session.grants("PUBLISHED") and (words := slots.published()):
+            self.machine.publish(words)
+            self._show()
+        connection.send(replies.ack(request.serial))  # a client that has gone closes them
+        slots.look()
+
+    def _take(self, connection: Connection, slot: Slot, data: bytes) -> None:
+        """A message out of a slot."""
+        event = connection.session.receive(data)
+        if not isinstance(event, Arrived | PostedWrite):
+            raise ProtocolError(ERROR["UNKNOWN_TYPE"], "header.type", data[4], "a slot is for exits")
+        vcpu = event.exit.vcpu if isinstance(event, Arrived) else event.vcpu
+        if vcpu != slot.vcpu:
+            raise ProtocolError(ERROR["RANGE"], "exit.vcpu", vcpu, f"this is the slot of vCPU {slot.vcpu}")
+        if isinstance(event, Arrived):
+            self._exit(slot, event)
+        else:
+            self._posted(event)
+        self._flush()
+        slot.owner.flat = self._state().flat
+
+    def _slots_failed(self, connection: Connection, error: ProtocolError) -> None:
+        """What is in a slot is no message: that ends the connection, as a datagram would."""
+        self._tell_refused(error)
+        connection.refuse(error)
+
+    def _catch_up(self, vcpu: int) -> None:
+        if self.shared is not None:
+            self.shared.catch_up(vcpu)
+
+    def _look_again(self) -> None:
+        """A pause is over."""
+        if self.shared is not None:
+            self.shared.look()
+
+    def _show(self) -> None:
+        """The machine is on, and may be seen."""
+        state = self._state()
+        if self.machine.page is not None and state.powered_on and not state.ledger.paused:
+            self.machine.page.go()
+
+    def _hide(self) -> None:
+        if self.machine.page is not None:
+            self.machine.page.stop()
+
+    def _close_shared(self) -> None:
+        self.machine.unpublish()
+        if self.shared is not None:
+            self.shared.close()
+            self.shared = None
 
     # --- towards the hypervisor (the machine's outlet) -------------------------------------------
 
@@ -411,6 +501,7 @@ class VmAttachment:
 
     def map_changed(self) -> None:
         """Regions have moved: a client that asked once is told, after the exit."""
+        self.lane.forget()
         if self.session is not None and self.session.wants_claims:
             self.pump.soon(partial(self._send_claims, 0))
 
@@ -458,6 +549,8 @@ class VmAttachment:
                 transfer.finish()
             except ProtocolError as error:
                 transfer.connection.refuse(error)
+            self._show()
+            self._look_again()
 
     def _under_way(self, state: SessionState) -> bool:
         """Whether a device owes an answer, or is owed one by its backend."""
@@ -500,6 +593,7 @@ class VmAttachment:
                     assert host.owes is not None
                     self.machine.settle(host, ones(host.owes.size))
                 self.session.flights.drain()
+        self._close_shared()
         for connection in list(self.connections):
             connection.close("the daemon stops")
         self.machine.memory.clear()
@@ -526,6 +620,6 @@ _HANDLERS: Final = cast(
         Eoi: VmAttachment._on_eoi,  # noqa: SLF001
         Save: VmAttachment._on_save,  # noqa: SLF001
         Restore: VmAttachment._on_restore,  # noqa: SLF001
-        Share: VmAttachment._on_unavailable,  # noqa: SLF001
+        Share: VmAttachment._on_share,  # noqa: SLF001
     },
 )

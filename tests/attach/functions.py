@@ -6,7 +6,7 @@ import array
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +18,17 @@ from mmiod.attach.functions import FunctionsAttachment
 from mmiod.core.ports import Signal
 from mmiod.core.pump import Pump
 from mmiod.core.watchdog import Watchdog
-from mmiod.device import PENDING, Device, Pending, Register, Stream
+from mmiod.device import (
+    PENDING,
+    Device,
+    MemoryRead,
+    MemoryWrite,
+    Moves,
+    Pending,
+    Register,
+    Stream,
+    Work,
+)
 from mmiod.device.pci import Bar, Identity, PciFunction
 from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
@@ -41,6 +51,10 @@ class SlowFunction(PciFunction):
     source = Register(8, size=8, access="w", region=main)
     target = Register(16, size=8, access="w", region=main)
     broken = Register(24, size=4, access="w", region=main)
+    size = Register(28, size=4, reset=16, region=main)
+    move = Register(32, size=8, region=main)
+    moved = Register(40, size=4, access="r", region=main)
+    moving = Work()
 
     @slow.on_read
     def _slow(self) -> Pending:
@@ -62,6 +76,17 @@ class SlowFunction(PciFunction):
     def _break(self, _value: int) -> None:
         raise RuntimeError("this device is broken")
 
+    @move.on_write
+    def _start_moving(self, target: int) -> None:
+        self.values["move"] = target
+        self.moving.start()
+
+    @moving.on_run
+    def _moving(self) -> Moves:
+        data = yield MemoryRead(self.values["source"], self.size)
+        yield MemoryWrite(self.move, data[::-1])
+        self.moved += 1
+
     @answer.on_receive
     def _release(self, data: bytes) -> None:
         self.complete(int.from_bytes(data, "little"))
@@ -74,6 +99,9 @@ class Functions:
     directory: Path
     parts: dict[str, type[Device]]
     deadline_s: float = 1000
+    dma: str = "shared"
+    """How works reach guest memory."""
+    wall_s: Callable[[], float] = lambda: 1_700_000_000.0
     machine: Machine = field(init=False)
     attachment: FunctionsAttachment = field(init=False)
     events: list[tuple[str, dict[str, object]]] = field(factory=list)
@@ -106,8 +134,8 @@ class Functions:
 
     def assemble(self) -> None:
         """Make the machine."""
-        clock = MachineClock(lambda: int(trio.current_time() * 1e9), lambda: 1_700_000_000.0)
-        description = MachineDescription({name: DeviceDescription(name) for name in self.parts})
+        clock = MachineClock(lambda: int(trio.current_time() * 1e9), self.wall_s)
+        description = MachineDescription({name: DeviceDescription(name, dma=self.dma) for name in self.parts})
         parts = {name: (plugin, plugin.config_class()) for name, plugin in self.parts.items()}
         self.machine = assemble(
             "vm", description, parts, clock, self.notify, lambda _: None, own_memories=True

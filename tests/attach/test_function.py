@@ -355,7 +355,7 @@ async def test_an_answer_in_the_moment_of_the_deadline(tmp_path: Path) -> None:
         flight = visit.flight
         assert flight is not None
         await release(rig, 0xC0FFEE)
-        function._expired(visit, flight)
+        function.waits._expired(visit, flight)
         assert struct.pack("<I", 0xC0FFEE) == (await client.receive()).payload[16:]
         assert struct.pack("<I", 0x12345678) == await client.read(0, 4, 4)
         assert not rig.of("access_expired")

@@ -39,7 +39,7 @@ from tests.protocol.messages import patch, refusal
 
 ERROR = NUMBERS["error"]
 CAPABILITY = NUMBERS["capability"]
-OFFERED = CAPABILITY["GUEST_TIME"] | CAPABILITY["INTR"] | CAPABILITY["MSI"]
+OFFERED = CAPABILITY["GUEST_TIME"] | CAPABILITY["INTR"] | CAPABILITY["MSI"] | CAPABILITY["SHARED_MEMORY"]
 TOKEN = bytes(range(16))
 OFFER = Offer(OFFERED, generation=3, hook_deadline_ns=10**8, max_vcpus=8, max_slots=32, rep_bound=256)
 
@@ -240,7 +240,7 @@ POSTED = encode_posted(PostedWrite(1, 1, 0, Access(Space.PIO, Direction.WRITE, 0
     [
         (MAP, 1),
         (pack("RESTORE", serial=5, length=1), 1),
-        (pack("SHARE", serial=5, slots=4, length=0x1000), 6),
+        (pack("SHARE", serial=5, slots=4, length=0x5000), 6),
         (pack("SAVE", serial=5), 0),
         (pack("UNMAP", serial=5, slot=1), 0),
         (encode_exit(TickExit(0, 5)), 0),

@@ -46,6 +46,7 @@ struct mmiod_client {
     struct mmiod_msg_hello hello;
     uint32_t vcpu;                       /* the one whose exits go this way */
     int patience_ms;                     /* how long to look for a daemon that is not there */
+    uint32_t spin;                       /* looks at the slot before sleeping; 0 where CPUs are few */
     void *context;                       /* for `event` */
     /*
      * What the daemon says unasked: INTR, SET_LEVEL, MSI, REQUEST, CLAIMS; and WELCOME, each
@@ -75,6 +76,11 @@ struct mmiod_client {
     uint64_t dropped;                    /* the last exit that a reset may have ended */
     uint64_t posted;                     /* of the last posted write */
     union mmiod_message out;             /* the last exit, as it was sent */
+    struct mmiod_view *view;             /* the caller's: see mmiod_load; NULL: all goes by message */
+    struct mmiod_shared *shared;         /* NULL: everything goes by message */
+    int in_slot;                         /* `out` is outstanding in the slot */
+    uint32_t share;                      /* shared->shares when the slot was last answered */
+    uint32_t lost;                       /* the same when this connection was lost: newer ones can be used */
     struct mmiod_msg_posted unacknowledged[MMIOD_CLIENT_POSTED];
 };
 
@@ -90,14 +96,15 @@ static inline void mmiod_close(struct mmiod_client *client)
 }
 
 /*
- * Sends a message, with a descriptor unless that is -1.  A connection that is gone is no
- * error yet: the daemon's last words are still to be read, and the receive tells the end.
+ * Sends a message with `count` descriptors.  A connection that is gone is no error yet: the
+ * daemon's last words are still to be read, and the receive tells the end.
  */
-static inline int mmiod_send(struct mmiod_client *client, void *bytes, int descriptor)
+static inline int mmiod_send_with(struct mmiod_client *client, void *bytes, const int *descriptors,
+                                  size_t count)
 {
     union {
         struct cmsghdr head;
-        char room[CMSG_SPACE(sizeof(int))];
+        char room[CMSG_SPACE((2 + MMIOD_SHARED_SLOTS) * sizeof(int))];
     } control;
     struct iovec part;
     struct msghdr message;
@@ -108,18 +115,24 @@ static inline int mmiod_send(struct mmiod_client *client, void *bytes, int descr
     part.iov_len = ((struct mmiod_header *)bytes)->size;
     message.msg_iov = &part;
     message.msg_iovlen = 1;
-    if (descriptor >= 0) {
-        control.head.cmsg_len = CMSG_LEN(sizeof(int));
+    if (count > 0) {
+        control.head.cmsg_len = CMSG_LEN(count * sizeof(int));
         control.head.cmsg_level = SOL_SOCKET;
         control.head.cmsg_type = SCM_RIGHTS;
-        memcpy(CMSG_DATA(&control.head), &descriptor, sizeof(int));
+        memcpy(CMSG_DATA(&control.head), descriptors, count * sizeof(int));
         message.msg_control = &control;
-        message.msg_controllen = sizeof(control.room);
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
     }
     while (client->socket >= 0 && sendmsg(client->socket, &message, MSG_NOSIGNAL) < 0)
         if (errno != EINTR)
             return errno == EPIPE || errno == ECONNRESET ? 0 : -errno;
     return 0;
+}
+
+/* The same with one descriptor, unless that is -1. */
+static inline int mmiod_send(struct mmiod_client *client, void *bytes, int descriptor)
+{
+    return mmiod_send_with(client, bytes, &descriptor, descriptor >= 0);
 }
 
 /* Keeps one descriptor that came with a message, and closes those that nobody expects. */
@@ -203,6 +216,7 @@ static inline void mmiod_client_init(struct mmiod_client *client, const char *pa
     client->hello.vcpus = 1;
     client->hello.bitness = 64;
     client->hello.physical_bits = 40;
+    client->spin = MMIOD_SHARED_SPIN;
     memcpy(client->hello.vm, vm, length < sizeof(client->hello.vm) ? length : sizeof(client->hello.vm));
 }
 
@@ -215,6 +229,9 @@ static inline void mmiod_client_join(struct mmiod_client *client, const struct m
     client->hello.header.flags = MMIOD_HELLO_FLAG_JOIN;
     client->vcpu = vcpu;
     client->patience_ms = primary->patience_ms;
+    client->spin = primary->spin;
+    client->shared = primary->shared;
+    client->share = primary->share;
 }
 
 /* Sends again what has no answer: after a reconnect or RESUMED; posted writes also after a pause. */
@@ -223,19 +240,53 @@ static inline int mmiod_resend(struct mmiod_client *client)
     uint64_t sequence = client->completion.posted;
     int result = 0;
 
+    if (client->in_slot) /* first: what the daemon hears of by message, it must not find there */
+        __atomic_store_n(&mmiod_slot(client->shared, client->vcpu)->state, MMIOD_SHARED_STATE_FREE,
+                         __ATOMIC_SEQ_CST);
+    client->in_slot = 0;
     while (result == 0 && sequence++ < client->posted)
         result = mmiod_send(client, &client->unacknowledged[sequence % MMIOD_CLIENT_POSTED], -1);
     return result == 0 && client->pending ? mmiod_send(client, &client->out, -1) : result;
 }
 
+static inline void mmiod_describe_share(const struct mmiod_shared *shared, struct mmiod_msg_share *share)
+{
+    memset(share, 0, sizeof(*share));
+    share->header.size = sizeof(*share);
+    share->header.type = MMIOD_MSG_SHARE;
+    share->serial = 1;
+    share->slots = shared->slots;
+    share->length = shared->length;
+}
+
+/* A new connection, or a new daemon: slots can be used again when it knows of them. */
+static inline int mmiod_share_again(struct mmiod_client *client)
+{
+    struct mmiod_shared *shared = client->shared;
+    struct mmiod_msg_share share;
+
+    if (!shared)
+        return 0;
+    client->lost = client->share;
+    if (client->hello.header.flags & MMIOD_HELLO_FLAG_JOIN ||
+        !(client->welcome.capabilities & MMIOD_CAPABILITY_SHARED_MEMORY))
+        return 0;
+    mmiod_describe_share(shared, &share);
+    __atomic_add_fetch(&shared->shares, 1, __ATOMIC_SEQ_CST);
+    return mmiod_send_with(client, &share, shared->descriptors, 2 + shared->slots);
+}
+
 static inline int mmiod_welcomed(struct mmiod_client *client)
 {
+    int result;
+
     client->welcome = client->in.welcome;
     memcpy(client->hello.token, client->welcome.token, sizeof(client->hello.token));
     client->times_opened++;
     if (client->event)
         client->event(client->context, &client->in);
-    return mmiod_resend(client);
+    result = mmiod_resend(client);
+    return result < 0 ? result : mmiod_share_again(client);
 }
 
 static inline int mmiod_turned_away(struct mmiod_client *client)
@@ -348,7 +399,8 @@ static inline int mmiod_sort(struct mmiod_client *client, int type)
         return mmiod_refused(client);
     case MMIOD_MSG_RESUMED:
         client->times_opened++;
-        return mmiod_resend(client);
+        answer = mmiod_resend(client);
+        return answer < 0 ? answer : mmiod_share_again(client);
     case MMIOD_MSG_INTR:
         if (client->in.intr.vcpu == client->vcpu)
             client->interrupt = client->in.intr.level;
@@ -394,7 +446,8 @@ static inline int mmiod_poll(struct mmiod_client *client)
  * Sends a request, which gets its serial here, and waits for the answer, which is in `in`.
  * After a reconnect or a take-over the request is sent again.
  */
-static inline int mmiod_request(struct mmiod_client *client, void *request, int descriptor)
+static inline int mmiod_request_with(struct mmiod_client *client, void *request, const int *descriptors,
+                                     size_t count)
 {
     uint32_t sent_at = client->times_opened - 1;
     int result;
@@ -406,7 +459,7 @@ static inline int mmiod_request(struct mmiod_client *client, void *request, int 
     do {
         if (sent_at != client->times_opened) {
             sent_at = client->times_opened;
-            result = mmiod_send(client, request, descriptor);
+            result = mmiod_send_with(client, request, descriptors, count);
             if (result < 0)
                 return result;
         }
@@ -415,6 +468,40 @@ static inline int mmiod_request(struct mmiod_client *client, void *request, int 
             return 0;
     } while (result >= 0 || result == -ECANCELED);
     return result;
+}
+
+static inline int mmiod_request(struct mmiod_client *client, void *request, int descriptor)
+{
+    return mmiod_request_with(client, request, &descriptor, descriptor >= 0);
+}
+
+/*
+ * Has the exits of all vCPUs go through shared memory: for the primary client, behind mmiod_open
+ * with capability SHARED_MEMORY.  `memfd` has 4096 * (1 + hello.vcpus) bytes, zeros, and is sealed
+ * with F_SEAL_SHRINK; with MMIOD_PUBLISHED_BYTES more there is room for published registers; `shared` lives as long as the clients.  Clients that join later use it, too.
+ * Where it fails exits go by message as before.
+ */
+static inline int mmiod_share(struct mmiod_client *client, struct mmiod_shared *shared, int memfd)
+{
+#ifdef __x86_64__
+    struct mmiod_msg_share message;
+    int result = mmiod_shared_init(shared, memfd, client->hello.vcpus);
+
+    if (result < 0)
+        return result;
+    mmiod_describe_share(shared, &message);
+    result = mmiod_request_with(client, &message, shared->descriptors, 2 + shared->slots);
+    if (result < 0) {
+        mmiod_shared_close(shared);
+        return result;
+    }
+    client->shared = shared;
+    client->share = shared->shares;
+    return 0;
+#else
+    (void)client, (void)shared, (void)memfd;
+    return -ENOSYS;
+#endif
 }
 
 /* Guest RAM: `length` bytes from `offset` in the descriptor, which stays the caller's. */
@@ -456,7 +543,7 @@ static inline int mmiod_reset(struct mmiod_client *client, uint32_t vcpu)
     reset.header.type = MMIOD_MSG_RESET;
     reset.vcpu = vcpu;
     if (vcpu == MMIOD_MACHINE || vcpu == client->vcpu) {
-        client->pending = 0;
+        client->pending = client->in_slot = 0;
         client->dropped = client->sequence;
         client->interrupt = 0;
     }
@@ -478,13 +565,65 @@ static inline union mmiod_message *mmiod_begin(struct mmiod_client *client, uint
     return &client->out;
 }
 
+/* Whether the daemon looks at our slot. */
+static inline int mmiod_slot_usable(const struct mmiod_client *client)
+{
+    return client->shared && client->socket >= 0 &&
+           __atomic_load_n(&client->shared->shares, __ATOMIC_RELAXED) != client->lost;
+}
+
+static inline int mmiod_slot_fits(const struct mmiod_client *client)
+{
+    return client->out.header.size <= sizeof(((struct mmiod_shared_slot *)NULL)->exit);
+}
+
+/* Takes the completion out of the slot. */
+static inline int mmiod_slot_take(struct mmiod_client *client)
+{
+    struct mmiod_shared_slot *slot = mmiod_slot(client->shared, client->vcpu);
+    const struct mmiod_header *header = (const struct mmiod_header *)(const void *)slot->completion;
+    uint32_t size = header->size;
+
+    client->in_slot = 0;
+    client->share = client->shared->shares;
+    if (size < sizeof(*header) || size > sizeof(slot->completion))
+        return -EPROTO;
+    memcpy(&client->in, slot->completion, size);
+    __atomic_store_n(&slot->state, MMIOD_SHARED_STATE_FREE, __ATOMIC_RELEASE);
+    if (!mmiod_message_size(client->in.header.type) || size < mmiod_message_size(client->in.header.type))
+        return -EPROTO;
+    return mmiod_settle(client, client->in.header.type);
+}
+
+/* Waits for what is outstanding in the slot, or for a message: the completion's type, 0, or an error. */
+static inline int mmiod_slot_next(struct mmiod_client *client)
+{
+    struct mmiod_shared *shared = client->shared;
+    uint32_t state = mmiod_slot_spin(shared, client->vcpu, client->spin);
+    int result;
+
+    if (state == MMIOD_SHARED_STATE_READY)
+        state = mmiod_slot_wait(shared, client->vcpu, client->socket);
+    switch (state) {
+    case MMIOD_SHARED_STATE_COMPLETE:
+        return mmiod_slot_take(client);
+    case MMIOD_SHARED_STATE_READY:
+        result = mmiod_next(client, MSG_DONTWAIT);
+        return result == -EAGAIN ? 0 : result;
+    default:
+        client->in_slot = 0;
+        __atomic_store_n(&mmiod_slot(shared, client->vcpu)->state, MMIOD_SHARED_STATE_FREE, __ATOMIC_SEQ_CST);
+        return mmiod_send(client, &client->out, -1);
+    }
+}
+
 /* Waits for the completion of the exit that is outstanding: its type; it is in `in`. */
 static inline int mmiod_complete(struct mmiod_client *client)
 {
     int result = -EINVAL;
 
     while (client->pending) {
-        result = mmiod_next(client, 0);
+        result = client->in_slot ? mmiod_slot_next(client) : mmiod_next(client, 0);
         if (result < 0)
             return result;
     }
@@ -500,6 +639,11 @@ static inline int mmiod_exchange(struct mmiod_client *client)
         return -EBUSY;
     client->out.exit_halt.exit.sequence = ++client->sequence;
     client->pending = 1;
+    if (mmiod_slot_usable(client) && mmiod_slot_fits(client)) {
+        client->in_slot = 1;
+        mmiod_slot_post(client->shared, client->vcpu, &client->out, client->out.header.size);
+        return mmiod_complete(client);
+    }
     result = mmiod_send(client, &client->out, -1);
     return result < 0 ? result : mmiod_complete(client);
 }
@@ -607,6 +751,33 @@ static inline int mmiod_inta(struct mmiod_client *client)
     return result < 0 ? result : (int)(client->in.values.value & 0xff);
 }
 
+/* Puts a posted write into the vCPU's ring: there it is found by number, however it is sent. */
+static inline void mmiod_slot_keep(struct mmiod_client *client, const struct mmiod_msg_posted *posted)
+{
+    struct mmiod_shared_slot *slot = mmiod_slot(client->shared, client->vcpu);
+    struct mmiod_shared_posted *entry = &slot->ring[posted->exit.sequence % MMIOD_SHARED_RING];
+
+    entry->address = posted->address;
+    entry->value = posted->value;
+    entry->space = posted->space;
+    entry->size = posted->size;
+    entry->guest_ns = posted->exit.guest_ns;
+}
+
+/* Learns which posted writes were applied; whether there is room for another one. */
+static inline int mmiod_post_fits(struct mmiod_client *client)
+{
+    if (client->posted - client->completion.posted < MMIOD_CLIENT_POSTED)
+        return 1;
+    if (client->shared) {
+        const struct mmiod_shared_slot *slot = mmiod_slot(client->shared, client->vcpu);
+        uint64_t applied = __atomic_load_n(&slot->applied, __ATOMIC_ACQUIRE);
+        if (applied > client->completion.posted && applied <= client->posted)
+            client->completion.posted = applied;
+    }
+    return client->posted - client->completion.posted < MMIOD_CLIENT_POSTED;
+}
+
 /* Writes 1, 2, 4 or 8 bytes, and nobody waits for it. */
 static inline int mmiod_post(struct mmiod_client *client, uint8_t space, uint64_t address, uint16_t size,
                              uint64_t value)
@@ -615,7 +786,7 @@ static inline int mmiod_post(struct mmiod_client *client, uint8_t space, uint64_
 
     if (client->pending)
         return -EBUSY;
-    if (client->posted - client->completion.posted >= MMIOD_CLIENT_POSTED) {
+    if (!mmiod_post_fits(client)) {
         int result = mmiod_tick(client);
         if (result < 0)
             return result;
@@ -631,7 +802,13 @@ static inline int mmiod_post(struct mmiod_client *client, uint8_t space, uint64_
     posted->value = value;
     posted->space = space;
     posted->size = size;
-    return mmiod_send(client, posted, -1);
+    if (client->shared)
+        mmiod_slot_keep(client, posted);
+    if (!mmiod_slot_usable(client))
+        return mmiod_send(client, posted, -1);
+    __atomic_store_n(&mmiod_slot(client->shared, client->vcpu)->posted, client->posted, __ATOMIC_RELEASE);
+    mmiod_slot_ring(client->shared, client->vcpu);
+    return 0;
 }
 
 /* --- raw exits ----------------------------------------------------------------------- */

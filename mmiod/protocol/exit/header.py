@@ -1,10 +1,10 @@
-"""Writes include/mmiod_exit.h: the table's layout in C11 and C++, and behind it client.h.
+"""Writes include/mmiod_exit.h: the table's layout in C11 and C++, and behind it slots.h and client.h.
 
     python -m mmiod.protocol.exit.header > include/mmiod_exit.h
 
 Structures have no packing attribute: their members are naturally aligned, and a static
-assertion holds every offset and size to the table's.  client.h beside this file is the
-client's half as functions, written by hand; a C program needs one header only.
+assertion holds every offset and size to the table's.  The three .h files beside this one are
+the client's half as functions, written by hand; a C program needs one header only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mmiod.protocol.exit.table import (
 PROLOGUE: Final = f"""\
 /*
  * The exit protocol of mmiod, version {VERSION}: see docs/protocol.md.
- * Generated from table.py and client.h in mmiod/protocol/exit/ by
+ * Generated from table.py, slots.h, client.h and published.h in mmiod/protocol/exit/ by
  * `python -m mmiod.protocol.exit.header`; do not edit.
  *
  * All integers are little-endian.  A message is one SOCK_SEQPACKET datagram and begins
@@ -58,7 +58,7 @@ END_OF_LAYOUT: Final = """\
 #undef MMIOD_SIZE
 #undef MMIOD_STATIC_ASSERT
 """
-CLIENT: Final = Path(__file__).with_name("client.h")
+CLIENT: Final = [Path(__file__).with_name(name) for name in ("slots.h", "client.h", "published.h")]
 EPILOGUE: Final = """
 #endif /* MMIOD_EXIT_H */
 """
@@ -85,7 +85,7 @@ def render() -> str:
     parts = [PROLOGUE, _message_types()]
     parts += map(_numbers, NUMBERS.values())
     parts += map(_structure, LAYOUTS.values())
-    parts += [END_OF_LAYOUT, _any_message(), _fixed_sizes(), CLIENT.read_text()]
+    parts += [END_OF_LAYOUT, _any_message(), _fixed_sizes(), *(part.read_text() for part in CLIENT)]
     return "\n".join(parts) + EPILOGUE
 
 

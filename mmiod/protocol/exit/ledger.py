@@ -37,7 +37,7 @@ IN_FLIGHT: Final = Admission.IN_FLIGHT
 
 
 @define
-class _Last:
+class Book:
     """The last exit of a vCPU and the last posted write."""
 
     sequence: int = 0
@@ -54,11 +54,11 @@ class Ledger:
     vcpus: int
     paused: bool = False
     """New exits and posted writes are refused; resends are answered."""
-    _last: list[_Last] = field(init=False)
+    _last: list[Book] = field(init=False)
 
     @_last.default
-    def _fresh(self) -> list[_Last]:
-        return [_Last() for _ in range(self.vcpus)]
+    def _fresh(self) -> list[Book]:
+        return [Book() for _ in range(self.vcpus)]
 
     def admit(self, vcpu: int, sequence: int, body: bytes) -> Admission | bytes:
         """Enter an exit: NEW, IN_FLIGHT, or the reply that was given before.
@@ -78,7 +78,7 @@ class Ledger:
         last.sequence, last.body, last.reply, last.in_flight = sequence, body, b"", True
         return NEW
 
-    def _again(self, vcpu: int, last: _Last, body: bytes) -> Admission | bytes:
+    def _again(self, vcpu: int, last: Book, body: bytes) -> Admission | bytes:
         reason = ""
         if body != last.body:
             reason = f"vCPU {vcpu} sent another exit under this number ({_difference(last.body, body)})"
@@ -117,6 +117,10 @@ class Ledger:
         last.posted = sequence
         return True
 
+    def book(self, vcpu: int) -> Book:
+        """A vCPU's, for the flat lane: it enters an exit and its reply at once."""
+        return self._last[vcpu]
+
     def posted(self, vcpu: int) -> int:
         """The highest posted write of this vCPU that was applied; completions carry it."""
         return self._last[vcpu].posted
@@ -135,7 +139,7 @@ def _out_of_order(name: str, vcpu: int, sequence: int, last: int) -> ProtocolErr
     return ProtocolError(SEQUENCE, name, sequence, reason, subject=sequence)
 
 
-def _check_free(name: str, vcpu: int, sequence: int, last: _Last) -> None:
+def _check_free(name: str, vcpu: int, sequence: int, last: Book) -> None:
     if last.in_flight:
         reason = f"vCPU {vcpu} has exit {last.sequence} in flight"
         raise ProtocolError(SEQUENCE, name, sequence, reason, subject=sequence)

@@ -58,6 +58,7 @@ NEEDS: Final = {
     BY_NAME["EXIT_HALT"].type: "INTR",
     BY_NAME["EXIT_INTA"].type: "INTR",
     BY_NAME["EOI"].type: "LEVELS",
+    BY_NAME["SHARE"].type: "SHARED_MEMORY",
 }
 """The capability without which a message makes no sense."""
 

@@ -336,39 +336,58 @@ message CLAIMS 75 to-client tail   # `count` claims; sent when asked and when th
     u32 remaining           # in the messages that follow
     u32 reserved
 
-message SHARE 76 to-daemon         # shared memory: a memfd, a kick eventfd, an eventfd per vCPU
+message SHARE 76 to-daemon         # with a sealed memfd, an eventfd (the kick), a socket for each vCPU
     u32 serial
-    u32 slots
-    u64 length
+    u32 slots               # as many as the session has vCPUs
+    u64 length              # of the memfd: 4096 * (1 + slots) bytes or more
 
-struct shared_header        # at 0 of the shared memory
-    u32 daemon_sleeps
-    u32 slots
-    u32 slot_offset
-    u32 slot_stride
-    u32 ring_offset
-    u32 ring_entries
-    u32 page_offset         # published registers
-    u32 page_count
+struct shared_header        # at 0 of the shared memory; the slot of vCPU n is at 4096 * (1 + n)
+    u32 daemon_sleeps       # not 0: the daemon waits for the kick
+    u32 reserved
+    u64 published_offset    # published registers, with capability PUBLISHED; else 0
+    u64 published_length
+    u8 reserved2[40]
+    u8 doorbells[256]       # of vCPU n: one more, modulo 256, whenever its slot has something new
 
-struct shared_slot          # one per vCPU; a message of this protocol follows
-    u32 state
-    u32 client_sleeps
-    u64 posted
-
-struct shared_posted        # an entry of a vCPU's posted-write ring
+struct shared_posted        # entry sequence % 64 of a vCPU's ring: what POSTED has
     u64 address
     u64 value
     u8 space
     u8 reserved
     u16 size
     u32 reserved2
+    u64 guest_ns
 
-struct shared_register      # policy and value of a published register
+struct shared_slot          # one per vCPU
+    u32 state
+    u32 client_sleeps       # not 0: the client waits for its socket
+    u64 posted              # sequence of the last posted write in the ring
+    u8 reserved[48]
+    u64 applied             # the daemon's: sequence of the last posted write that it took out
+    u8 reserved2[56]
+    u8 exit[896]            # an EXIT_* message
+    u8 completion[1024]     # its completion; registers that `changed` does not name are anything
+    shared_posted ring[64]
+
+struct published_header     # begins the published registers; their rows follow
+    u64 generation          # of the table: odd while there is none
+    u64 rows
+    u64 origin_ns           # what CLOCK_MONOTONIC was at 0 of the guest's clock
+    u8 reserved[40]
+
+struct published_row
     u64 address
+    u8 space
+    u8 size
+    u8 least                # bytes of the smallest part that can be read alone
+    u8 kind                 # a published_kind
+    u32 device              # number of the row that is its device's
+    u64 policy              # bits of published_policy; above bit 7 a version, of which no two are alike
     u64 value
-    u32 policy
-    u32 size
+    u64 affected            # bit n: it waits for posted writes to row device + 1 + n
+    u64 since               # of a counter: guest time of `value`, in ns; of spans and windows: their length
+    u64 rate                # of a counter: Hz; of a window: the other space
+    u64 bits                # of a counter: its width
 
 enum capability             # bits of hello and welcome
     GUEST_TIME 0            # guest_ns drives the clock; timers run only between exits
@@ -474,11 +493,25 @@ enum unclaimed_policy values
     IGNORE 3
     FORWARD 4
 
-enum shared_state values
+enum shared_state values    # the client writes FREE and READY, the daemon what answers READY
     FREE 0
-    READY 1
-    RUNNING 2
-    COMPLETE 3
+    READY 1                 # an exit is there
+    COMPLETE 2              # its completion is there
+    BY_MESSAGE 3            # send the exit as a message: the completion does not fit, or the slots end
+
+enum published_kind values
+    DEVICE 0                # no register of the device is published while its policy is 0
+    READ 1
+    WRITE 2
+    SPAN 3                  # nobody is at these addresses: they read as `value`; writes are lost
+    WINDOW 4                # reads are those of space `rate`, from `value` on
+    CONFIG_WINDOW 5         # reads are those of the PCI function and register that `value`, as at CF8h, selects
+
+enum published_policy       # what needs no message now
+    READ 0
+    COUNTER 1               # value + (guest time - since) * rate / 10^9, modulo 2^bits
+    POST 2
+    OPEN 3                  # of a DEVICE
 
 enum error values           # fatal unless it says otherwise; error.fatal tells
     MALFORMED 1             # size, alignment, reserved or flag bits

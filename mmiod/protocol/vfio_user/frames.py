@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Iterable
 
 from attrs import define, field
 
@@ -73,9 +74,24 @@ class Frames:
             self._last = None
         return len(data)
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has come that nobody has taken, not even in part."""
+        return self._last is None and not self.ready
+
+    @property
+    def received(self) -> list[Message]:
+        """What nobody has taken; the last one may have come in part."""
+        return [*self.ready, *([self._last] if self._last else [])]
+
+    def resume(self, received: Iterable[Message]) -> None:
+        """Go on with what another one of these had received."""
+        for message in received:
+            self.feed(bytes(message.data), message.descriptors)
+
     def clear(self) -> list[int]:
         """Forget everything; the descriptors that nobody has taken."""
-        messages = [*self.ready, *([self._last] if self._last else [])]
+        messages = self.received
         self.ready.clear()
         self._last = None
         return [descriptor for message in messages for descriptor in message.descriptors]

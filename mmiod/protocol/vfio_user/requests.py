@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mmiod.errors import ProtocolError
 from mmiod.protocol.vfio_user import table
@@ -46,6 +46,8 @@ class Shape:
     """By region number, 9 of them; 0: there is none."""
     irqs: tuple[int, ...]
     """INTx, MSI, MSI-X, errors, requests."""
+    areas: Mapping[int, tuple[tuple[int, int], ...]] = field(factory=dict)
+    """Offset and size of what a client may map, by region."""
 
 
 @frozen
@@ -113,6 +115,16 @@ class Write:
 
     request: Request
     writes: tuple[OneWrite, ...]
+    reply: bytes
+    """The reply's payload."""
+
+
+@frozen
+class ShareRegion:
+    """GET_REGION_INFO by who has room for the areas of a region: its descriptor goes with the reply."""
+
+    request: Request
+    region: int
     reply: bytes
     """The reply's payload."""
 

@@ -7,7 +7,8 @@ descriptors that nobody wanted in `unwanted`.
 
 One profile suits all known clients: rust-vmm reads replies of a fixed size and does not look
 at the error flag, so an error goes only where that is harmless.  An access outside of a
-region reads all ones, as PCI does, and is told as a `Complaint`.
+region reads all ones, as PCI does, and is told as a `Complaint`; one of a region that cannot be
+is an error, as no guest can bring that about.
 
 Specification: QEMU docs/interop/vfio-user.rst.
 """
@@ -15,12 +16,15 @@ Specification: QEMU docs/interop/vfio-user.rst.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import define, field, frozen
 
 from mmiod.errors import ProtocolError
-from mmiod.protocol.vfio_user import requests, table
+from mmiod.protocol.vfio_user import features, queries, requests, table
+from mmiod.protocol.vfio_user.asking import Answer, Asked
+from mmiod.protocol.vfio_user.features import Featured
 from mmiod.protocol.vfio_user.frames import Frames, Message
 from mmiod.protocol.vfio_user.requests import (
     MAX_TRANSFER,
@@ -31,6 +35,7 @@ from mmiod.protocol.vfio_user.requests import (
     Reset,
     SetIrqs,
     Shape,
+    ShareRegion,
     UnmapMemory,
     Write,
     check,
@@ -51,7 +56,7 @@ class Complaint:
     error: ProtocolError
 
 
-Event = MapMemory | UnmapMemory | SetIrqs | Read | Write | Reset | Complaint
+Event = MapMemory | UnmapMemory | SetIrqs | Read | Write | Reset | ShareRegion | Answer | Featured | Complaint
 
 
 @define(eq=False)
@@ -59,10 +64,18 @@ class Session:
     """One connection to a function of this shape; `busy` refuses it with EBUSY."""
 
     shape: Shape
+    migrates: bool = False
+    """Whether the function's state can be had."""
+    takes_messages: bool = False
+    """Whether it is known that the client takes messages about its memory, whatever it names."""
     busy: bool = False
     outgoing: bytearray = field(factory=bytearray)
     unwanted: list[int] = field(factory=list)
     negotiated: bool = False
+    reach: int = 0
+    """Bytes of the client's memory that one message reaches; 0: it takes none."""
+    asked: Asked = field(factory=Asked)
+    """What it was asked."""
     _frames: Frames = field(factory=lambda: Frames(MAX_MESSAGE))
     _complaint: Complaint | None = None
 
@@ -101,6 +114,21 @@ class Session:
         complaint, self._complaint = self._complaint, None
         return complaint
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that came was taken."""
+        return self._frames.empty
+
+    @property
+    def received(self) -> list[Message]:
+        """Messages that came and were not taken; the last one may have come in part."""
+        return self._frames.received
+
+    def resume(self, received: Iterable[Message], *, negotiated: bool, reach: int, asked: Asked) -> None:
+        """Go on where another session of the same connection was."""
+        self.negotiated, self.reach, self.asked = negotiated, reach, asked
+        self._frames.resume(received)
+
     def answer(self, request: Request, payload: bytes = b"") -> None:
         """The reply to an event."""
         if not request.quiet:
@@ -117,8 +145,11 @@ class Session:
     # --- one message ---------------------------------------------------------------------
 
     def _understand(self, message: Message, request: Request) -> Event | None:
-        if message.header["flags"] & table.TYPE:
-            reason = "no command, and this server has asked nothing"
+        kind = message.header["flags"] & table.TYPE
+        if kind == table.REPLY and self.negotiated:
+            return self.asked.answered(message)
+        if kind:
+            reason = "no command, and nothing was asked"
             raise ProtocolError(errno.EINVAL, "header.flags", message.header["flags"], reason)
         if not self.negotiated:
             self._negotiate(message, request)
@@ -129,15 +160,22 @@ class Session:
             raise refused("header.command", request.command, reason, errno.ENOTSUP)
         payload = bytes(message.payload)
         _check_form(command, payload, message.descriptors)
+        if command.name in features.COMMANDS:
+            return self._feature(command, request, payload)
+        return self._event(command, request, payload, message.descriptors)
+
+    def _event(
+        self, command: Command, request: Request, payload: bytes, descriptors: list[int]
+    ) -> Event | None:
         asked = command.request.read(payload)
-        tail = payload[command.request.size :]
         match command.name:
             case "DMA_MAP":
-                return requests.map_memory(request, asked, message.descriptors)
+                return requests.map_memory(request, asked, descriptors)
             case "DMA_UNMAP":
                 return requests.unmap_memory(request, asked, payload)
             case "SET_IRQS":
-                return requests.set_irqs(request, asked, tail, message.descriptors, self.shape)
+                tail = payload[command.request.size :]
+                return requests.set_irqs(request, asked, tail, descriptors, self.shape)
             case "REGION_READ":
                 return self._read(request, asked)
             case "REGION_WRITE":
@@ -147,7 +185,15 @@ class Session:
                 return self._writes(request, tuple(requests.writes(payload)), count)
             case "RESET":
                 return Reset(request)
-        self._query(request, command, asked)
+        return self._queried(request, command, asked)
+
+    def _queried(self, request: Request, command: Command, asked: dict[str, int]) -> ShareRegion | None:
+        """Answer what the shape does; a descriptor is not here to go with it."""
+        shares = command.name == "GET_REGION_INFO"
+        reply = queries.shared_region(asked, self.shape) if shares else None
+        if reply is not None:
+            return ShareRegion(request, asked["index"], reply)
+        self.answer(request, queries.answer(command, asked, self.shape))
         return None
 
     def _negotiate(self, message: Message, request: Request) -> None:
@@ -159,43 +205,24 @@ class Session:
             raise ProtocolError(errno.EINVAL, "header.size", message.header["size"], "VERSION is longer")
         if self.busy:
             raise ProtocolError(errno.EBUSY, "connection", 1, "the function has a client")
-        self.answer(request, negotiate(payload))
+        reply, self.reach = negotiate(payload, takes_messages=self.takes_messages)
+        self.answer(request, reply)
         self.negotiated = True
 
-    # --- queries: a function's shape answers them ----------------------------------------
-
-    def _query(self, request: Request, command: Command, asked: dict[str, int]) -> None:
-        answers = {
-            "GET_INFO": self._device_info,
-            "GET_REGION_INFO": self._region_info,
-            "GET_IRQ_INFO": self._irq_info,
-            "GET_IO_FDS": self._io_fds,
-        }
-        layout = command.request
-        self.answer(request, layout.pack(argsz=layout.size, **answers[command.name](asked)))
-
-    def _device_info(self, _asked: dict[str, int]) -> dict[str, int]:
-        flags = table.DEVICE_RESET | table.DEVICE_PCI
-        return {"flags": flags, "regions": table.REGIONS, "irqs": table.IRQS}
-
-    def _region_info(self, asked: dict[str, int]) -> dict[str, int]:
-        size = self.shape.regions[_index(asked, "region_info", table.REGIONS)]
-        flags = table.REGION_READ | table.REGION_WRITE if size else 0
-        return {"flags": flags, "index": asked["index"], "size": size}
-
-    def _irq_info(self, asked: dict[str, int]) -> dict[str, int]:
-        index = _index(asked, "irq_info", table.IRQS)
-        return {"flags": table.IRQ_FLAGS[index], "index": index, "count": self.shape.irqs[index]}
-
-    def _io_fds(self, asked: dict[str, int]) -> dict[str, int]:
-        """There are none: every access is a message."""
-        return {"index": _index(asked, "region_io_fds", table.REGIONS)}
+    def _feature(self, command: Command, request: Request, payload: bytes) -> Featured | None:
+        asked = command.request.read(payload)
+        found = features.COMMANDS[command.name](request, asked, payload, migrates=self.migrates)
+        if isinstance(found, bytes):
+            self.answer(request, found)
+            return None
+        return found
 
     # --- accesses ------------------------------------------------------------------------
 
     def _read(self, request: Request, asked: dict[str, int]) -> Read | None:
         region, offset, count = asked["region"], asked["offset"], asked["count"]
         check(count <= MAX_TRANSFER, "region_read.count", count, f"at most {MAX_TRANSFER}")
+        check(region < table.REGIONS, "region_read.region", region, f"there are {table.REGIONS}")
         if within(self.shape, region, offset, count):
             return Read(request, region, offset, count)
         self.answer(request, read_reply(region, offset, b"\xff" * count))
@@ -237,7 +264,7 @@ def read_reply(region: int, offset: int, data: bytes) -> bytes:
 
 def _request(message: Message) -> Request:
     header = message.header
-    return Request(header["id"], header["command"], bool(header["flags"] & table.NO_REPLY))
+    return Request(header["id"], header["command"], bool(header["flags"] & (table.NO_REPLY | table.TYPE)))
 
 
 def _header(request: Request, flags: int, length: int, error: int = 0) -> bytes:
@@ -252,8 +279,3 @@ def _check_form(command: Command, payload: bytes, descriptors: list[int]) -> Non
     check(fits, "header.size", HEADER.size + len(payload), f"{command.name} has another one")
     limit = command.descriptors
     check(len(descriptors) <= limit, f"{command.name} descriptors", len(descriptors), f"at most {limit}")
-
-
-def _index(asked: dict[str, int], name: str, count: int) -> int:
-    check(asked["index"] < count, f"{name}.index", asked["index"], f"there are {count}")
-    return asked["index"]

@@ -22,12 +22,22 @@ dma_map         argsz u32, flags u32, offset u64, address u64, size u64, tail
 dma_unmap       argsz u32, flags u32, address u64, size u64, tail
 device_info     argsz u32, flags u32, regions u32, irqs u32, tail
 region_info     argsz u32, flags u32, index u32, cap_offset u32, size u64, offset u64, tail
+sparse_mmap     id u16, version u16, next u32, areas u32, reserved u32, tail
+region_area     offset u64, size u64
 region_io_fds   argsz u32, flags u32, index u32, count u32, tail
 irq_info        argsz u32, flags u32, index u32, count u32, tail
 set_irqs        argsz u32, flags u32, index u32, start u32, count u32, tail
 region_access   offset u64, region u32, count u32, tail
 write_multi     count u64, tail
+dma_access      address u64, count u64, tail
 one_write       offset u64, region u32, count u32, data u64
+feature         argsz u32, flags u32, tail
+migration       flags u64
+device_state    state u32, data_fd u32
+log_control     page_size u64, ranges u32, reserved u32, tail
+log_range       iova u64, length u64
+log_report      iova u64, length u64, page_size u64
+mig_data        argsz u32, size u32, tail
 nothing
 """
 """Name and members of each structure; `tail`: bytes may follow."""
@@ -97,12 +107,13 @@ _COMMANDS: Final = """
 10 REGION_WRITE    region_access   0
 13 RESET           nothing         0
 15 WRITE_MULTI     write_multi     0
+16 DEVICE_FEATURE  feature         0
+17 MIG_DATA_READ   mig_data        0
+18 MIG_DATA_WRITE  mig_data        0
 """
-"""Number, name, structure of the request, descriptors at most.
-
-Those that are not here are DMA_READ (11) and DMA_WRITE (12), which a server sends, and
-DEVICE_FEATURE (16), MIG_DATA_READ (17) and MIG_DATA_WRITE (18): no client needs them.
-"""
+"""Number, name, structure of the request, descriptors at most; the server's own are below."""
+DMA_READ: Final = 11
+DMA_WRITE: Final = 12
 
 
 def _command(line: str) -> Command:
@@ -132,6 +143,11 @@ DEVICE_PCI: Final = 2
 # region_info.flags
 REGION_READ: Final = 1
 REGION_WRITE: Final = 2
+REGION_MMAP: Final = 4
+REGION_CAPABILITIES: Final = 8
+
+SPARSE_MMAP: Final = 1
+"""The id of the capability that says which parts of a region can be mapped."""
 
 # set_irqs.flags
 DATA_NONE: Final = 1
@@ -154,3 +170,19 @@ IRQS: Final = 5
 IRQ_FLAGS: Final = (7, 1, 1, 1, 1)
 """irq_info.flags: eventfd; INTx is maskable and masks itself.  Without NORESIZE QEMU assigns
 MSI-X vectors one by one, where it else turns all of them off first."""
+
+# feature.flags: a number, and what is wanted with it
+FEATURE_NUMBER: Final = 0xFFFF
+FEATURE_GET: Final = 0x1_0000
+FEATURE_SET: Final = 0x2_0000
+FEATURE_PROBE: Final = 0x4_0000
+
+MIGRATION: Final = 1
+DEVICE_STATE: Final = 2
+LOGGING_START: Final = 6
+LOGGING_STOP: Final = 7
+LOGGING_REPORT: Final = 8
+
+# migration.flags
+STOP_COPY: Final = 1
+PRE_COPY: Final = 4

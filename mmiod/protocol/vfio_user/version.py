@@ -23,10 +23,14 @@ OFFER: Final[Mapping[str, int | bool]] = {
 }
 
 
-def negotiate(payload: bytes) -> bytes:
-    """The payload that answers a client's.
+def negotiate(payload: bytes, *, takes_messages: bool = False) -> tuple[bytes, int]:
+    """The payload that answers a client's, and how many bytes of its memory one message reaches.
 
-    It names no capability that the client did not, as QEMU refuses a reply that is longer
+    These are 0 for a client that does not take messages: rust-vmm and alioth lose their place
+    in the stream.  QEMU, which does, names page sizes and WRITE_MULTI.  libvfio-user's client
+    names nothing that tells it from those two: `takes_messages` is what people know.
+
+    The reply names no capability that the client did not, as QEMU refuses one that is longer
     than its request.
 
     Raises:
@@ -38,10 +42,20 @@ def negotiate(payload: bytes) -> bytes:
         raise ProtocolError(errno.EINVAL, "version.major", asked["major"], reason)
     head = LAYOUTS["version"].pack(major=MAJOR, minor=min(asked["minor"], MINOR))
     if not text:
-        return head
+        return head, MAX_TRANSFER if takes_messages else 0
     proposed = _capabilities(text)
     agreed = {name: value for name, value in OFFER.items() if name in proposed}
-    return head + json.dumps({"capabilities": agreed}, separators=(",", ":")).encode() + b"\0"
+    offered = json.dumps({"capabilities": agreed}, separators=(",", ":")).encode() + b"\0"
+    takes_messages |= bool(proposed.keys() & {"pgsizes", "write_multiple"})
+    return head + offered, _reach(proposed) if takes_messages else 0
+
+
+def _reach(proposed: Mapping[str, object]) -> int:
+    """Bytes of one message that reads or writes the client's memory."""
+    limit = proposed.get("max_data_xfer_size", MAX_TRANSFER)
+    if type(limit) is not int or limit <= 0:
+        raise ProtocolError(errno.EINVAL, "version max_data_xfer_size", 0, f"{limit!r:.20} is no size")
+    return min(limit, MAX_TRANSFER)
 
 
 def _capabilities(text: bytes) -> Mapping[str, object]:

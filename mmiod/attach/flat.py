@@ -1,0 +1,293 @@
+"""The flat lane's messages: exits out of slots that are executed and answered in one go.
+
+For EXIT_DECODED of one element, EXIT_RAW of a load or a store, and posted writes, in real time.
+Everything that is not plain is left to the general way (`Session.receive`, `Ledger`, `Flights`),
+before anything was done: a size, a flag, a number that has to be explained in an ERROR, an exit
+that comes again, a device that is not in service.
+
+Budget, in ns of CPython 3.11, beside that of `mmiod.core.lane`:
+
+            decoded  raw
+       70        50  100  the message, copied out of the slot
+      ...        70  260  its words; a move is found by the instruction and the environment
+      ...        80       kind and place
+      ...       100  340  the completion
+      ...       110       books, totals
+      ...       170       into the slot, state, barrier, the client's flag
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Generator
+from typing import Final
+
+from attrs import define, field
+
+from mmiod.attach.flights import Flight, Flights, ReplyTo
+from mmiod.attach.moved import Moved, head_of
+from mmiod.core.lane import SLOW, Lane
+from mmiod.core.moves import Move
+from mmiod.core.places import Place
+from mmiod.device import Pending
+from mmiod.machine.host import InlineHost
+from mmiod.machine.waist import Host
+from mmiod.protocol.exit import NO_DEADLINE, Ledger, decode_exit
+from mmiod.protocol.exit.codec import BY_NAME
+from mmiod.protocol.exit.ledger import Book
+from mmiod.values import (
+    READ,
+    WRITE,
+    Access,
+    Completion,
+    DecodedExit,
+    Delta,
+    Direction,
+    Done,
+    Exit,
+    RawExit,
+    Space,
+    Values,
+    ones,
+)
+
+DECODED: Final = BY_NAME["EXIT_DECODED"]
+RAW: Final = BY_NAME["EXIT_RAW"]
+SIZES: Final = (1, 2, 4, 8)
+
+
+_DECODED: Final = struct.Struct("<6Q")
+"""Header, vCPU, sequence, guest time, address, value."""
+_KIND: Final = struct.Struct("<BBHIiI")
+"""What follows in EXIT_DECODED: space, direction, size, count, stride, reserved."""
+_KIND_AT: Final = _DECODED.size
+_VCPU: Final = struct.Struct("<Q")
+"""Behind the header, which is as long."""
+_DECODED_SIZE: Final = DECODED.struct.size
+_SIZES: Final = (_DECODED_SIZE, RAW.struct.size)
+_POSTED: Final = struct.Struct("<4Q")
+"""Of a ring: address, value; space and size; guest time."""
+_VALUES: Final = struct.Struct("<8Q")
+_VALUES_HEAD: Final = head_of(BY_NAME["VALUES"])
+_DECODED_HEAD: Final = head_of(DECODED)
+
+
+@define(eq=False)
+class Kind:
+    """Accesses of one space, direction and size; `most` is the largest value that one brings."""
+
+    space: Space
+    direction: Direction
+    size: int
+    most: int
+    length: int
+    """Bytes that VALUES brings."""
+    places: dict[int, Place]
+
+
+@define(eq=False)
+class Flat:
+    """One session's."""
+
+    lane: Lane
+    flights: Flights
+    ledger: Ledger
+    flush: Callable[[], None]
+    """Goes on with what devices have answered meanwhile."""
+    _books: list[Book] = field(init=False)
+    _kinds: dict[bytes, Kind] = field(factory=dict)
+    _posted: dict[int, Kind] = field(factory=dict)
+    _moving: dict[tuple[Direction, int], Kind] = field(factory=dict)
+    _moved: Moved = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make the tables that no exit needs to make."""
+        self._books = [self.ledger.book(vcpu) for vcpu in range(self.ledger.vcpus)]
+        self._moved = Moved(self.flights.platform)
+        for space in (Space.MMIO, Space.PIO, Space.PCI_CONFIG):
+            for size in SIZES:
+                for direction in (READ, WRITE):
+                    self._add(space, direction, size)
+
+    def _add(self, space: Space, direction: Direction, size: int) -> None:
+        most, length = (ones(size), 0) if direction == WRITE else (0, size)
+        places = self.lane.kind(space, direction, size)
+        kind = Kind(space, direction, size, most, length, places)
+        self._kinds[_KIND.pack(space, direction, size, 1, 0, 0)] = kind
+        if direction == WRITE:
+            self._posted[space | size << 16] = kind
+        if space is Space.MMIO:
+            self._moving[direction, size] = kind
+
+    def message(self, body: bytes, reply_to: ReplyTo) -> bool:
+        """Execute and answer a datagram, which may be any message of any vCPU; False if nothing was done."""
+        size = len(body)
+        if self.ledger.paused or size not in _SIZES:
+            return False
+        (vcpu,) = _VCPU.unpack_from(body, _VCPU.size)
+        if vcpu >= len(self._books):
+            return False
+        return (self.decoded if size == _DECODED_SIZE else self.raw)(vcpu, body, reply_to)
+
+    # --- decoded exits -------------------------------------------------------------------
+
+    def decoded(self, vcpu: int, body: bytes, reply_to: ReplyTo) -> bool:
+        """Execute and answer an exit of the size of EXIT_DECODED; False if nothing was done."""
+        header, who, sequence, _, address, value = _DECODED.unpack_from(body)
+        kind = self._kinds.get(body[_KIND_AT:])
+        book = self._books[vcpu]
+        if (
+            kind is None
+            or header != _DECODED_HEAD
+            or who != vcpu
+            or sequence != book.sequence + 1
+            or book.in_flight
+            or vcpu in self.flights.current
+            or value > kind.most
+        ):
+            return False
+        place = kind.places.get(address)
+        if place is None:
+            place = self._learn(kind, address)
+            if place is None:
+                return False
+        answer = self.lane.access(place, value, vcpu, sequence, -1)
+        if answer.__class__ is not int:
+            self._owe_decoded(book, body, place, reply_to)
+            return True
+        if answer < 0:
+            return False
+        machine = self.lane.machine
+        reply = _VALUES.pack(
+            _VALUES_HEAD, vcpu | machine.interrupts.get(vcpu, False) << 32, sequence, book.posted,
+            0, NO_DEADLINE, answer, kind.length,
+        )  # fmt: skip
+        book.sequence, book.body, book.reply = sequence, body, reply
+        self.flights.totals.decoded += 1
+        reply_to.send(reply)
+        if machine.settled:
+            self.flush()
+        return True
+
+    def _learn(self, kind: Kind, address: int) -> Place | None:
+        """The place; of memory, at the address without its attribute bits."""
+        at = address & ~self.flights.platform.shared_mask if kind.space is Space.MMIO else address
+        return None if at != address else self.lane.learn(kind.space, kind.direction, kind.size, address)
+
+    def _owe_decoded(self, book: Book, body: bytes, place: Place, reply_to: ReplyTo) -> None:
+        exit_, _ = decode_exit(body)
+        assert isinstance(exit_, DecodedExit)
+
+        def settled() -> Generator[Host, int | None, Completion]:
+            value = yield place.host
+            assert value is not None, "a device that owes an answer settles with one"
+            return Values(value.to_bytes(place.size, "little") if place.direction == READ else b"")
+
+        self._owe(book, body, exit_, settled(), place.host, reply_to)
+
+    def _owe(
+        self,
+        book: Book,
+        body: bytes,
+        exit_: Exit,
+        run: Generator[Host, int | None, Completion],
+        host: InlineHost,
+        reply_to: ReplyTo,
+    ) -> None:
+        book.sequence, book.body, book.reply, book.in_flight = exit_.sequence, body, b"", True
+        self.flights.owed(Flight(exit_.vcpu, exit_.sequence, exit_, 0, reply_to, run=run), host)
+
+    # --- posted writes -------------------------------------------------------------------
+
+    def posted(self, vcpu: int, sequence: int, entry: bytes) -> bool:
+        """Apply a posted write; False if nothing was done."""
+        address, value, what, _ = _POSTED.unpack(entry)
+        kind, book = self._posted.get(what), self._books[vcpu]
+        if (
+            kind is None
+            or value > kind.most
+            or sequence != book.posted + 1
+            or book.in_flight
+            or vcpu in self.flights.current
+        ):
+            return False
+        place = kind.places.get(address)
+        if place is None:
+            place = self._learn(kind, address)
+            if place is None:
+                return False
+        answer = self.lane.access(place, value, vcpu, sequence, -1)
+        if answer == SLOW:
+            return False
+        book.posted = sequence
+        if isinstance(answer, Pending):
+            self._owe_posted(vcpu, sequence, place, value)
+        else:
+            self.flights.totals.decoded += 1
+        if self.lane.machine.settled:
+            self.flush()
+        return True
+
+    def _owe_posted(self, vcpu: int, sequence: int, place: Place, value: int) -> None:
+        def settled() -> Generator[Host, int | None, Completion]:
+            yield place.host
+            return Values()
+
+        write = Access(place.space, WRITE, place.address, place.size, value)
+        exit_ = DecodedExit(
+            vcpu, sequence, write.space, WRITE, write.address, write.size,
+            data=value.to_bytes(write.size, "little"),
+        )  # fmt: skip
+        self.flights.owed(Flight(vcpu, sequence, exit_, 0, None, run=settled()), place.host)
+
+    # --- raw exits -----------------------------------------------------------------------
+
+    def raw(self, vcpu: int, body: bytes, reply_to: ReplyTo) -> bool:
+        """Execute and answer an exit of the size of EXIT_RAW; False if nothing was done."""
+        moved, book = self._moved, self._books[vcpu]
+        sequence = book.sequence + 1
+        if book.in_flight or vcpu in self.flights.current:
+            return False
+        gpa = moved.read(body, vcpu, sequence)
+        if gpa < 0:
+            return False
+        move = moved.move
+        kind = self._moving.get((move.direction, move.size))
+        if kind is None:
+            return False
+        place = kind.places.get(gpa)
+        if place is None:
+            place = self._learn(kind, gpa)
+            if place is None:
+                return False
+        value = move.value(moved.registers) if move.direction else 0
+        answer = self.lane.access(place, value, vcpu, sequence, moved.rip)
+        if answer.__class__ is not int:
+            self._owe_raw(book, body, move, place, reply_to)
+            return True
+        if answer < 0:
+            return False
+        machine = self.lane.machine
+        who = vcpu | machine.interrupts.get(vcpu, False) << 32
+        reply = moved.done(who, sequence, book.posted, answer)
+        book.sequence, book.body, book.reply = sequence, body, reply
+        self.flights.totals.raw += 1
+        reply_to.send(reply)
+        if machine.settled:
+            self.flush()
+        return True
+
+    def _owe_raw(self, book: Book, body: bytes, move: Move, place: Place, reply_to: ReplyTo) -> None:
+        exit_, _ = decode_exit(body)
+        assert isinstance(exit_, RawExit)
+        rip, rflags = move.behind(exit_.state.rip, exit_.state.rflags)
+        registers = memoryview(struct.pack("16Q", *exit_.state.gpr)).cast("Q")
+
+        def settled() -> Generator[Host, int | None, Completion]:
+            value = yield place.host
+            assert value is not None, "a device that owes an answer settles with one"
+            loads = move.direction == READ
+            changed = {move.number: move.loaded(registers, value)} if loads else dict[int, int]()
+            return Done(Delta(rip, rflags, changed))
+
+        self._owe(book, body, exit_, settled(), place.host, reply_to)

@@ -1,0 +1,90 @@
+"""Wake-ups that are lost between Python and a peer in C, with and without the barrier.
+
+python -m tests.attach.litmus [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import mmap
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from mmiod.attach import shared
+
+SOURCE = Path(__file__).with_name("litmus.c")
+CELLS = 64
+WORDS = 8
+"""Of a cell: it fills a cache line."""
+DONE = 2 * CELLS * WORDS
+SAW = 8 * (DONE + WORDS)
+AHEAD = CELLS // 4
+"""Rounds that Python may be ahead: a cell must not be used again too soon."""
+
+
+def compiled(directory: Path) -> Path:
+    """The peer."""
+    program = directory / "litmus"
+    subprocess.run(
+        ["gcc", "-std=c11", "-O1", "-Wall", "-Werror", str(SOURCE), "-o", str(program)], check=True
+    )
+    return program
+
+
+def lost(program: Path, directory: Path, rounds: int, *, barrier: bool) -> int:
+    """In how many of `rounds` both sides missed each other."""
+    path = directory / f"memory-{barrier}"
+    with path.open("w+b") as file:
+        file.truncate(SAW + rounds)
+        memory = mmap.mmap(file.fileno(), SAW + rounds)
+    with subprocess.Popen([str(program), str(path), str(rounds)]) as peer:
+        play = _with_barrier if barrier else _without_barrier
+        mine = play(memory, memoryview(memory).cast("Q"), rounds)
+        assert peer.wait() == 0
+    path.unlink()
+    return sum(not (one or other) for one, other in zip(mine[1:], memory[SAW + 1 :], strict=True))
+
+
+def _with_barrier(memory: mmap.mmap, words: memoryview, rounds: int) -> bytearray:
+    """Store, barrier, load: as the slots do it."""
+    acquire, release = shared._acquire, shared._release
+    mine, done = bytearray(rounds), 0
+    while not words[DONE]:
+        pass
+    for number in range(1, rounds):
+        cell = number % CELLS * WORDS
+        theirs, last = 8 * (CELLS * WORDS + cell), number & 0xFF
+        words[cell] = number
+        acquire()
+        release()
+        mine[number] = memory[theirs] == last
+        while done < number - AHEAD:
+            done = words[DONE]
+    return mine
+
+
+def _without_barrier(memory: mmap.mmap, words: memoryview, rounds: int) -> bytearray:
+    """The same, but for the barrier."""
+    mine, done = bytearray(rounds), 0
+    while not words[DONE]:
+        pass
+    for number in range(1, rounds):
+        cell = number % CELLS * WORDS
+        theirs, last = 8 * (CELLS * WORDS + cell), number & 0xFF
+        words[cell] = number
+        mine[number] = memory[theirs] == last
+        while done < number - AHEAD:
+            done = words[DONE]
+    return mine
+
+
+if __name__ == "__main__":
+    total = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
+    with tempfile.TemporaryDirectory() as place:
+        found = compiled(Path(place))
+        for fenced in (False, True):
+            missed = lost(found, Path(place), total, barrier=fenced)
+            sys.stdout.write(f"{'with' if fenced else 'without'} the barrier: {missed} of {total} lost\n")
+            if bool(missed) is fenced:
+                raise SystemExit(1)

@@ -1,0 +1,449 @@
+"""The flat lane against the general way: the same exits on two machines, and everything compared."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from attrs import define, evolve, field
+from hypothesis import given, settings, strategies as st
+
+from mmiod.attach.flat import Flat
+from mmiod.attach.flights import Flights
+from mmiod.core.lane import Lane
+from mmiod.core.pump import Pump
+from mmiod.core.run import Platform
+from mmiod.device import PENDING, Device, IrqInput, IrqOutput, Pending, Region, Register
+from mmiod.machine.assembly import assemble
+from mmiod.machine.clock import MachineClock
+from mmiod.machine.description import DeviceDescription, MachineDescription, Placement
+from mmiod.machine.machine import Machine, Record
+from mmiod.protocol.exit import (
+    NEW,
+    Admission,
+    Arrived,
+    Client,
+    Ledger,
+    Offer,
+    PostedWrite,
+    Session,
+    encode_exit,
+)
+from mmiod.protocol.exit.shared import posted_message
+from mmiod.values import CS, READ, WRITE, DecodedExit, Direction, RawExit, Segment, Space, VcpuState
+from tests.attach.peers import Counter
+
+MMIO = 0xFEB0_0000
+WIDE = 0xFEC0_0000
+LATENCY, TIME = 13, 0
+VCPUS = 2
+
+
+class Zoo(Device):
+    """Registers that are hard to take short: banks, parts, wide ones, hooks that fail or answer oddly."""
+
+    main = Region(64, valid=(1, 8), implemented=(1, 8))
+    plain = Register(0, size=4, reset=0x1234_5678, region=main)
+    narrow = Register(4, size=2, access="w1c", reset=0xFFFF, region=main)
+    select = Register(6, region=main)
+    first = Register(7, when=lambda zoo: not zoo.values["select"] & 1, region=main)
+    second = Register(7, when=lambda zoo: bool(zoo.values["select"] & 1), access="r", reset=0x5A, region=main)
+    wide = Register(8, size=8, region=main)
+    cleared = Register(16, size=4, access="rc", reset=0xFF, region=main)
+    odd = Register(20, size=4, region=main)
+    slow = Register(24, size=4, region=main)
+    broken = Register(28, when=lambda zoo: bool(1 // (zoo.values["select"] ^ 2)), region=main)
+    release = IrqInput()
+    line = IrqOutput()
+
+    @select.on_write
+    def _selected(self, value: int) -> None:
+        self.line.set_level(bool(value & 0x80))
+
+    @odd.on_read
+    def _odd(self) -> int:
+        return {5: 1 << 32, 6: -1}.get(self.values["odd"], self.values["odd"])
+
+    @odd.on_write
+    def _odd_write(self, value: int) -> None:
+        if value == 0xDEAD:
+            raise RuntimeError("dead")
+
+    @slow.on_read
+    def _slow(self) -> Pending:
+        return PENDING
+
+    @slow.on_write
+    def _slow_write(self, value: int) -> Pending | None:
+        return PENDING if value & 1 else None
+
+    @release.on_change
+    def _release(self, level: bool) -> None:
+        if level:
+            self.complete(0xC0FFEE)
+
+
+class Wide(Device):
+    """A region of two pages that two methods answer."""
+
+    main = Region(0x2000, valid=(1, 8), implemented=(1, 8), unaligned=True)
+
+    @main.on_read
+    def _read(self, offset: int, size: int) -> int:
+        """A value of the place."""
+        return offset % 251 | size << 4
+
+    @main.on_write
+    def _write(self, offset: int, size: int, value: int) -> None:
+        """Nothing."""
+
+
+DESCRIPTION = MachineDescription(
+    devices={
+        "wide": DeviceDescription("test/wide", at={"main": Placement(Space.MMIO, WIDE)}),
+        "zoo": DeviceDescription("test/zoo", at={"main": Placement(Space.MMIO, MMIO)}),
+        "counter": DeviceDescription("test/counter", at={"main": Placement(Space.PIO, 0x100)}),
+    },
+    wires={"zoo.line": "counter.release"},
+)
+
+
+@define(eq=False)
+class Side:
+    """One machine, and how its exits are executed."""
+
+    flatly: bool
+    machine: Machine = field(init=False)
+    ledger: Ledger = field(factory=lambda: Ledger(VCPUS))
+    flights: Flights = field(init=False)
+    flat: Flat = field(init=False)
+    session: Session = field(init=False)
+    records: list[Record] = field(factory=list)
+    events: list[tuple[str, object]] = field(factory=list)
+    replies: list[bytes] = field(factory=list)
+    taken: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        clock = MachineClock(lambda: 5, lambda: 0.0)
+        parts = {
+            name: (plugin, plugin.config_class())
+            for name, plugin in (("zoo", Zoo), ("counter", Counter), ("wide", Wide))
+        }
+        self.machine = assemble("vm", DESCRIPTION, parts, clock, self.notify, self.records.append)
+        self.machine.power_on(virtual=False)
+        self.flights = Flights(
+            self.machine, Pump(threading.Event()), self.ledger, Platform(), 16, virtual=False
+        )
+        self.flat = Flat(Lane(self.machine), self.flights, self.ledger, self.flights.drain)
+        self.session = Session(Offer(0, 1, 0, VCPUS, 1, 16))
+        self.session.receive(Client("vm", VCPUS).hello())
+        self.session.welcome(bytes(16))
+
+    def close(self) -> None:
+        """Nothing runs the pump."""
+        self.flights.pump._epoll.close()
+        os.close(self.flights.pump._wake)
+
+    def notify(self, event: str, **fields: object) -> None:
+        """Keep an event."""
+        self.events.append((event, fields))
+
+    def send(self, data: bytes) -> None:
+        """A completion."""
+        self.replies.append(data)
+
+    def exit(self, vcpu: int, body: bytes) -> None:
+        """Execute an exit."""
+        flat = self.flat.decoded if len(body) == 64 else self.flat.raw
+        if self.flatly and flat(vcpu, body, self):
+            self.taken += 1
+            return
+        arrived = self.session.receive(body)
+        assert isinstance(arrived, Arrived)
+        admitted = self.ledger.admit(vcpu, arrived.exit.sequence, body)
+        if admitted is NEW:
+            self.flights.exit(arrived.exit, 0, self)  # type: ignore[arg-type]  # no source's
+            self.flights.drain()
+        else:
+            assert not isinstance(admitted, Admission)
+            self.send(admitted)
+
+    def post(self, vcpu: int, sequence: int, entry: bytes) -> None:
+        """Apply a posted write."""
+        if self.flatly and self.flat.posted(vcpu, sequence, entry):
+            self.taken += 1
+            return
+        write = self.session.receive(posted_message(vcpu, sequence, entry))
+        assert isinstance(write, PostedWrite)
+        if self.ledger.admit_posted(vcpu, sequence):
+            self.flights.posted(write)
+            self.flights.drain()
+
+    def release(self) -> None:
+        """The slow devices answer."""
+        for host in self.machine.hosts.values():
+            if host.owes is not None:
+                host.deliver("release", level=True)
+                host.deliver("release", level=False)
+        self.flights.drain()
+
+    def seen(self) -> dict[str, object]:
+        """All that has come of it; times apart."""
+        hosts = self.machine.hosts
+        return {
+            "replies": self.replies,
+            "records": [record[1:LATENCY] + record[LATENCY + 1 :] for record in self.records],
+            "events": self.events,
+            "journals": {name: host.journal.entries for name, host in hosts.items()},
+            "values": {name: host.device.values for name, host in hosts.items()},
+            "failures": {name: host.failure for name, host in hosts.items()},
+            "owed": {name: host.owes and host.owes.register for name, host in hosts.items()},
+            "counts": {name: _counts(host) for name, host in hosts.items()},
+            "totals": (self.flights.totals.fold().exits, self.flights.totals.completions),
+            "books": [self.ledger.book(vcpu) for vcpu in range(VCPUS)],
+            "mark": (self.machine.mark.since_ns, list(self.machine.mark.running)),
+            "cause": (self.machine.cause.vcpu, self.machine.cause.sequence, self.machine.cause.pc),
+        }
+
+
+def _counts(host: object) -> tuple[int, ...]:
+    counted = host.statistics  # type: ignore[attr-defined]
+    return counted.reads, counted.writes, counted.refused, counted.faults, sum(counted.latency)
+
+
+# --- what happens ------------------------------------------------------------------------------
+
+CODES = [
+    bytes.fromhex(text)
+    for text in """
+    8b03 8903 8a4307 884307 668b4304 66894304 0fb64306 0fbe4307 0fb74304 660fbe4307 c703dead0000 c6430601
+    8b4b14 894b14 8b4318 894318 0903 8a23 8823 8b049b 67668b07 a100b0feb0 8b43fe 368b03
+    """.split()
+]
+WORDS = st.sampled_from([0, 1, 2, 0x80, 0xDEAD, 0x8000_0000, 0xFFFF_FFFF]) | st.integers(0, (1 << 64) - 1)
+ADDRESSES = st.sampled_from(
+    [MMIO + offset for offset in (*range(0, 32, 2), 7, 29, 62, 64)] + [0x100, 0x104, 0x1000]
+)
+SIZES = st.sampled_from([1, 2, 4, 8])
+
+
+@define
+class Decoded:
+    """EXIT_DECODED."""
+
+    vcpu: int
+    space: Space
+    direction: Direction
+    address: int
+    size: int
+    value: int
+
+    def play(self, side: Side) -> None:
+        """Execute it."""
+        sequence = side.ledger.book(self.vcpu).sequence + 1
+        data = (self.value % (1 << 8 * self.size)).to_bytes(self.size, "little") if self.direction else b""
+        address = self.address % (1 << 16) if self.space is Space.PIO else self.address
+        exit_ = DecodedExit(self.vcpu, sequence, self.space, self.direction, address, self.size, data=data)
+        side.exit(self.vcpu, encode_exit(exit_))
+
+
+@define
+class Raw:
+    """EXIT_RAW."""
+
+    vcpu: int
+    code: bytes
+    rax: int
+    bits: int
+    rflags: int
+    named: str
+    base: int = MMIO
+    gpa: int = MMIO + 4
+
+    def play(self, side: Side) -> None:
+        """Execute it."""
+        sequence = side.ledger.book(self.vcpu).sequence + 1
+        segments = [Segment(0, 0xFFFF_FFFF, 16, 0xC093) for _ in range(6)]
+        segments[CS] = Segment(0, 0xFFFF_FFFF, 8, 0xA09B if self.bits == 64 else 0xC09B)
+        state = VcpuState(
+            segments=segments, cr0=1, efer=0x400 if self.bits == 64 else 0, rip=0x1000, rflags=self.rflags | 2
+        )
+        state.gpr[0], state.gpr[3] = self.rax, self.base
+        gva = self.base if "v" in self.named else None
+        exit_ = RawExit(
+            self.vcpu, sequence, state, self.code, gpa=self.gpa if "p" in self.named else None, gva=gva
+        )
+        side.exit(self.vcpu, encode_exit(exit_))
+
+
+@define
+class Posted:
+    """An entry of a ring."""
+
+    vcpu: int
+    address: int
+    size: int
+    value: int
+
+    def play(self, side: Side) -> None:
+        """Apply it."""
+        sequence = side.ledger.book(self.vcpu).posted + 1
+        value = self.value % (1 << 8 * self.size)
+        entry = self.address.to_bytes(8, "little") + value.to_bytes(8, "little") + bytes([Space.MMIO, 0])
+        side.post(self.vcpu, sequence, entry + self.size.to_bytes(2, "little") + bytes(12))
+
+
+@define
+class Released:
+    """Slow devices answer."""
+
+    vcpu: int = -1
+
+    def play(self, side: Side) -> None:
+        """Let them."""
+        side.release()
+
+
+Step = Decoded | Raw | Posted | Released
+
+VCPU = st.integers(0, VCPUS - 1)
+SPACES, DIRECTIONS = st.sampled_from([Space.MMIO, Space.PIO]), st.sampled_from([READ, WRITE])
+DECODED = st.builds(Decoded, VCPU, SPACES, DIRECTIONS, ADDRESSES, SIZES, WORDS)
+RAW = st.builds(
+    Raw, VCPU, st.sampled_from(CODES), WORDS, st.sampled_from([32, 64]),
+    st.sampled_from([0, 0, 0, 0x10000, 0x100, 0x40000, 0x8D5]), st.sampled_from(["p", "p", "pv", ""]),
+)  # fmt: skip
+STEPS = st.lists(
+    DECODED | RAW | st.builds(Posted, VCPU, ADDRESSES, SIZES, WORDS) | st.builds(Released), max_size=40
+)
+
+
+def _sides() -> Iterator[Side]:
+    yield Side(flatly=False)
+    yield Side(flatly=True)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=STEPS)
+def test_flat_lane_and_general_way_come_to_the_same(steps: list[Step]) -> None:
+    """Replies, records, journals, values, quarantine, counters and books are equal after every step."""
+    general, flat = _sides()
+    try:
+        for step in steps:
+            if not isinstance(step, Released) and step.vcpu in general.flights.current:
+                continue  # it waits
+            step.play(general)
+            step.play(flat)
+            assert general.seen() == flat.seen(), step
+    finally:
+        general.close()
+        flat.close()
+
+
+HARD: dict[str, list[Step]] = {
+    "a hook fails": [
+        Decoded(0, Space.MMIO, WRITE, MMIO + 20, 4, 0xDEAD),
+        Decoded(0, Space.MMIO, READ, MMIO, 4, 0),
+    ],
+    "an answer is too large": [
+        Decoded(0, Space.MMIO, WRITE, MMIO + 20, 4, 5),
+        Decoded(0, Space.MMIO, READ, MMIO + 20, 4, 0),
+    ],
+    "an answer is negative": [
+        Decoded(0, Space.MMIO, WRITE, MMIO + 20, 4, 6),
+        Raw(0, bytes.fromhex("8b4314"), 0, 32, 0, "p"),
+    ],
+    "a bank's predicate fails": [
+        Decoded(0, Space.MMIO, WRITE, MMIO + 6, 1, 2),
+        Decoded(0, Space.MMIO, READ, MMIO + 28, 1, 0),
+    ],
+    "one device has another one answer": [
+        Decoded(0, Space.PIO, READ, 0x108, 4, 0),
+        Decoded(1, Space.MMIO, WRITE, MMIO + 6, 1, 0x80),
+        Decoded(0, Space.PIO, READ, 0x100, 4, 0),
+    ],
+    "the next page is elsewhere": [
+        Raw(0, bytes.fromhex("8b03"), 0, 32, 0, "pv", 0x0070_0FFE, WIDE + 0xFFE),
+        Raw(0, bytes.fromhex("8b03"), 0, 32, 0, "pv", 0x0070_0FFC, WIDE + 0xFFC),
+    ],
+    "posted writes wait": [
+        Posted(0, MMIO + 24, 4, 1),
+        Posted(1, MMIO, 4, 1),
+        Released(),
+        Posted(0, MMIO, 4, 2),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_what_is_hard_comes_to_the_same(name: str) -> None:
+    """One by one, what random exits meet rarely."""
+    general, flat = _sides()
+    try:
+        for step in HARD[name]:
+            step.play(general)
+            step.play(flat)
+            assert general.seen() == flat.seen(), step
+        assert flat.taken > 0
+    finally:
+        general.close()
+        flat.close()
+
+
+def test_restarted_device_is_another_one() -> None:
+    """What the lane knows of a place is the device's that it was made for."""
+    _, flat = _sides()
+    try:
+        write = Decoded(0, Space.MMIO, WRITE, MMIO, 4, 7)
+        write.play(flat)
+        host = flat.machine.hosts["zoo"]
+        relived = host.relive(list(host.journal.entries))
+        host.device = relived.device
+        evolve(write, value=8).play(flat)
+        assert host.device.values["plain"] == 8
+    finally:
+        flat.close()
+
+
+def test_lane_leaves_alone_what_must_be_refused_or_wait() -> None:
+    """A value that is too large, a number that is not next, a vCPU with an exit under way."""
+    _, flat = _sides()
+    try:
+        Decoded(0, Space.MMIO, WRITE, MMIO, 4, 7).play(flat)
+        Decoded(1, Space.PIO, READ, 0x108, 4, 0).play(flat)
+        body = bytearray(encode_exit(DecodedExit(0, 2, Space.MMIO, WRITE, MMIO, 4, data=bytes(4))))
+        for at, byte in ((44, 1), (16, 1), (16, 3), (8, 1), (12, 1), (60, 1), (52, 0), (7, 1)):
+            wrong = bytearray(body)
+            wrong[at] = byte
+            assert not flat.flat.decoded(0, bytes(wrong), flat), at
+        waiting = encode_exit(DecodedExit(1, 2, Space.MMIO, READ, MMIO, 4))
+        assert not flat.flat.decoded(1, waiting, flat)
+        assert not flat.flat.posted(1, 1, MMIO.to_bytes(8, "little") + bytes(10) + b"\4" + bytes(13))
+        assert flat.taken == 2
+        assert flat.flat.decoded(0, bytes(body), flat)
+    finally:
+        flat.close()
+
+
+def test_plain_exits_take_the_flat_lane() -> None:
+    """The comparison above compares two ways: this is what the flat one takes."""
+    _, flat = _sides()
+    steps: list[Step] = [
+        Decoded(0, Space.MMIO, READ, MMIO, 4, 0),
+        Decoded(0, Space.MMIO, WRITE, MMIO + 7, 1, 3),
+        Decoded(0, Space.PIO, READ, 0x100, 4, 0),
+        Decoded(0, Space.PIO, READ, 0x108, 4, 0),
+        Released(),
+        Raw(0, bytes.fromhex("8b03"), 0, 32, 0, "p"),
+        Raw(0, bytes.fromhex("8903"), 7, 64, 0, "p"),
+        Raw(0, bytes.fromhex("0fbe4307"), 7, 64, 0, "pv"),
+        Posted(0, MMIO, 4, 9),
+    ]
+    try:
+        for step in steps:
+            step.play(flat)
+        assert flat.taken == len(steps) - 1
+    finally:
+        flat.close()
