@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: help setup test demo demo-reload bench judge examples fuzz canaries oracle coverage lint generate screen lock clean
+.PHONY: help setup test demo demo-reload demo-linux bench judge litmus examples contract states fuzz malformed canaries oracle coverage lint generate screen lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -19,11 +19,20 @@ demo: setup  ## boot stock firmware on Python devices and watch its traffic
 demo-reload: setup  ## edit and reload a device while firmware runs on it
 	@.venv/bin/mmiod demo-reload
 
-bench: setup  ## measure round trips against a C echo; ARGS=--quick
+demo-linux: setup  ## boot a stock Linux in a stock QEMU on Python devices; reload one
+	@.venv/bin/mmiod demo-linux "$$(.ci/stock)"
+
+bench: setup  ## measure what an exit costs, beside others; ARGS="--quick --only boot"
 	@.venv/bin/python -m bench $(ARGS)
+
+bench-check: setup  ## fail if a ratio of it is worse than bench/baseline.json
+	@.venv/bin/python -m bench --check $(ARGS)
 
 examples: setup  ## build the hypervisors in examples/
 	$(CC) -std=c11 -O2 -Wall -Wextra -Werror -pedantic -Iinclude examples/kvm-vmm.c -o examples/kvm-vmm
+
+malformed: setup  ## CASES (100000) malformed messages for PCI functions: nothing breaks, nothing leaks
+	@.venv/bin/python -m tests.fuzz vfio_user --runs $(or $(CASES),100000) --seconds 7200
 
 fuzz: setup  ## fuzz each target for SECONDS (60); ARGS="x86 codec" chooses
 	@.venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
@@ -33,6 +42,15 @@ canaries: setup  ## plant bugs in copies of the tree: each must be caught by its
 
 judge: setup  ## compare devices with QEMU's; ACCESSES=100000 for each
 	@.venv/bin/python -m tests.qemu.judge $(or $(ACCESSES),100000)
+
+contract: setup  ## every device under ACCESSES (100000) hostile accesses; ARGS="hpet pit8254" chooses
+	@.venv/bin/python -m tests.devices.contract $(or $(ACCESSES),100000) $(ARGS)
+
+states: setup  ## write the saved states of now that tests/devices/states lacks; none is overwritten
+	@.venv/bin/python -m tests.devices.states
+
+litmus: setup  ## lose wake-ups without the barrier of shared memory, and none with it; ROUNDS=10000000
+	@.venv/bin/python -m tests.attach.litmus $(or $(ROUNDS),10000000)
 
 oracle: setup  ## compare all instructions with Unicorn and this CPU; CASES=1000 of each, SEED=1
 	@.venv/bin/python -m tests.x86 --cases $(or $(CASES),100) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -78,6 +78,8 @@ class DaemonConfig:
     """Accesses that the traffic recorder keeps."""
     rep_bound: int = field(default=1024, validator=_between(1, MAX_REP_BOUND))
     """Iterations of a REP instruction in one exit."""
+    spin_us: int = field(default=200, validator=_between(0, 1000))
+    """How long the daemon looks for exits in shared memory before it sleeps; 0 where CPUs are shared."""
     max_vcpus: int = field(default=64, validator=_between(1, 1024))
     max_slots: int = field(default=64, validator=_between(1, 4096))
     """Of guest memory, per VM."""

@@ -27,6 +27,10 @@ class ConfigError(MmiodError):
         self.problems = problems
 
 
+class UpgradeRejected(MmiodError):
+    """The daemon did not execute itself anew, and serves on; the message says why."""
+
+
 class ProtocolError(MmiodError):
     """A peer broke its protocol, or asked what cannot be granted.
 

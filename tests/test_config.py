@@ -109,6 +109,7 @@ BOUNDS = {
     "reconnect_grace_s": (0, 86_400),
     "recorder_capacity": (1, 1 << 24),
     "rep_bound": (1, 1024),
+    "spin_us": (0, 1000),
     "max_vcpus": (1, 1024),
     "max_slots": (1, 4096),
 }

@@ -118,7 +118,7 @@ CANARIES: Final = (
     Canary(
         "reply to the connection that was",
         "mmiod/attach/flights.py",
-        "                flight.reply_to = connection",
+        "                flight.reply_to = reply_to",
         "                flight.reply_to = flight.reply_to",
         "tests/attach/test_exactly_once.py::test_exit_in_flight_is_answered_on_the_new_connection",
     ),
@@ -195,7 +195,7 @@ CANARIES: Final = (
     ),
     Canary(
         "batch counted as one access",
-        "mmiod/machine/host.py",
+        "mmiod/machine/batches.py",
         "self.statistics.writes += taken",
         "self.statistics.writes += 1",
         "tests/core/test_strings.py::test_batches_are_what_single_accesses_are",
@@ -231,8 +231,8 @@ CANARIES: Final = (
     Canary(
         "control clients one too many",
         "mmiod/control/server.py",
-        "            if self.clients > MAX_CLIENTS:",
-        "            if self.clients > MAX_CLIENTS + 1:",
+        "            if len(self.clients) > MAX_CLIENTS:",
+        "            if len(self.clients) > MAX_CLIENTS + 1:",
         "tests/control/test_server.py::test_clients_are_bounded",
     ),
     Canary(
@@ -251,9 +251,9 @@ CANARIES: Final = (
     ),
     Canary(
         "reload forgets what a device owes",
-        "mmiod/machine/handover.py",
-        "            host.device, host.generation, host.failure = device, generation, None",
-        "            host.device, host.generation, host.failure, host.owes = device, generation, None, None",
+        "mmiod/machine/serving.py",
+        "        self.device, self.generation, self.failure = device, generation, None",
+        "        self.device, self.generation, self.failure, self.owes = device, generation, None, None",
         "tests/plugins/test_reload.py::test_access_that_waits_is_answered_by_the_new_generation",
     ),
     Canary(
@@ -300,9 +300,9 @@ CANARIES: Final = (
     ),
     Canary(
         "journal is not cut",
-        "mmiod/machine/host.py",
-        "if len(entries) + journal.weight > LIMIT and not self.cut():",
-        "if len(entries) + journal.weight < 0 and not self.cut():",
+        "mmiod/machine/serving.py",
+        "if load > LIMIT and (load > PATIENT_LIMIT or not self.device.working) and not self.cut():",
+        "if load < 0 and not self.cut():",
         "tests/machine/test_restart.py::test_journal_is_bounded_and_cut_at_snapshots",
     ),
     Canary(
@@ -314,7 +314,7 @@ CANARIES: Final = (
     ),
     Canary(
         "a worker's types unchecked",
-        "mmiod/plugins/process/host.py",
+        "mmiod/plugins/process/effects.py",
         "all(isinstance(given, kind) for given, kind in zip(arguments, kinds, strict=True))",
         "all(given is given for given, _ in zip(arguments, kinds, strict=True))",
         "tests/plugins/test_process.py::test_worker_that_lies_is_quarantined_and_nothing_else_happens",
@@ -365,8 +365,8 @@ CANARIES: Final = (
     Canary(
         "messages done before the one that waits",
         "mmiod/attach/function.py",
-        "            if visit.flight is not None or not stream.ready:\n",
-        "            if not stream.ready:\n",
+        "            if self.held or visit.flight is not None or not stream.ready:\n",
+        "            if self.held or not stream.ready:\n",
         "tests/attach/test_function.py::test_an_answer_comes_when_the_device_has_it",
     ),
 )

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from mmiod import config
-from mmiod.core.device_task import MAX_ATTEMPTS
+from mmiod.core.service_lane import MAX_ATTEMPTS
 from mmiod.protocol.exit import Ack, Completed
 from mmiod.trace.record import ADDRESS, DEVICE, DIRECTION, REGISTER, SIZE, VALUE, Record
 from mmiod.values import READ, WRITE, DecodedExit, Space

@@ -1,6 +1,6 @@
 """Fuzz all targets, or some, two at a time; or run one on one input.
 
-    python -m tests.fuzz [TARGET ...] [--seconds N]
+    python -m tests.fuzz [TARGET ...] [--seconds N] [--runs N]
     python -m tests.fuzz TARGET --input FILE
 
 Prints per target the edges it has reached, executions and executions per second.  What is found
@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     print(ROW.format("target", "edges", "inputs", "executions", "per s", ""))
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
-        outcomes = pool.map(lambda target: fuzz(target, options.seconds, seed=options.seed), targets)
+        run = partial(fuzz, seconds=options.seconds, seed=options.seed, runs=options.runs)
+        outcomes = pool.map(run, targets)
         found = [_shown(outcome) for outcome in outcomes]
     return int(any(found))
 
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--seconds", type=int, default=60, help="per target")
+    parser.add_argument("--runs", type=int, default=-1, help="per target at most; -1: any number")
     parser.add_argument("--seed", type=int, default=0, help="of libFuzzer; 0: another one each time")
     parser.add_argument("--input", type=Path, help="run once on this file, without atheris")
     return parser

@@ -51,8 +51,11 @@ class Outcome:
         return self.status != 0 or self.finding is not None
 
 
-def fuzz(target: str, seconds: int, folder: Path = FOLDER, seed: int = 0) -> Outcome:
-    """Run a target for so many seconds; libFuzzer's random `seed` is the time's if 0."""
+def fuzz(target: str, seconds: int, folder: Path = FOLDER, seed: int = 0, runs: int = -1) -> Outcome:
+    """Run a target for so many seconds, or `runs` times, if that is earlier and not negative.
+
+    libFuzzer's random `seed` is the time's if 0.
+    """
     corpus, findings = folder / target / "corpus", folder / target / "findings"
     for place in (corpus, findings):
         place.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,8 @@ def fuzz(target: str, seconds: int, folder: Path = FOLDER, seed: int = 0) -> Out
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "tests.fuzz.engine", target),
-                *(f"-max_total_time={seconds}", f"-seed={seed}", f"-artifact_prefix={findings}/", *OPTIONS),
+                *(f"-max_total_time={seconds}", f"-runs={runs}", f"-seed={seed}"),
+                *(f"-artifact_prefix={findings}/", *OPTIONS),
                 *(str(corpus), seeds),
             ],
             cwd=ROOT,

@@ -164,14 +164,16 @@ def test_hook_that_no_interruption_ends_is_given_up(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("mmiod.core.watchdog.perf_counter_ns", lambda: now)
     monkeypatch.setattr("mmiod.machine.mark.perf_counter_ns", lambda: now)
     monkeypatch.setattr("mmiod.core.watchdog._RAISE", lambda *_: None)
-    watchdog = Watchdog([mark], 100, thread=7, lifeline=lifeline)
+    watchdog = Watchdog([mark], 100, thread=7, lifeline=lifeline, cpu=lambda: now)
     outer = mark.enter("dev")
+    watchdog.note()
     for _ in range(10):
         now += 100
         watchdog.look(mark)
     assert 0 == lifeline.aborted
     mark.leave(outer)
     mark.enter("dev")
+    watchdog.note()
     for _ in range(10):
         now += 100
         watchdog.look(mark)

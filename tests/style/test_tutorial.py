@@ -13,7 +13,7 @@ import pytest
 
 from mmiod import config
 from mmiod.ctl.__main__ import main
-from mmiod.device import Device, block, pci
+from mmiod.device import Device, block, pci, virtio
 from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.machine import Machine
@@ -114,7 +114,7 @@ def test_snippet_is_a_device_that_keeps_the_contract(number: int, monkeypatch: p
 
     module = type(sys)("snippet")
     monkeypatch.setitem(sys.modules, "snippet", module)
-    for source in (sdk, pci, block, attrs):
+    for source in (sdk, pci, block, virtio, attrs):
         vars(module).update({name: value for name, value in vars(source).items() if name[0] != "_"})
     module.validators = attrs.validators  # type: ignore[attr-defined]
     exec(SNIPPETS[number], vars(module))  # the page is ours

@@ -14,9 +14,9 @@ from attrs import define, field
 from mmiod.core.strings import room_of
 from mmiod.device import Pending
 from mmiod.device.block import RANGE, SECTOR, Blocks, Medium
-from mmiod.machine.host import Busy
 from mmiod.machine.machine import Machine
 from mmiod.machine.ports import BackendStatus, Keeping
+from mmiod.machine.waist import Busy
 from mmiod.values import READ, WRITE, Space, ones
 from tests.fuzz.machines import FOLDER, Kit, failed
 from tests.fuzz.reader import Reader, written
@@ -94,6 +94,10 @@ class Bin:
         """Answer early."""
         if number in self.asked:
             self.asked = {number: self.asked.pop(number)} | self.asked
+
+    def disown(self, last: int) -> None:
+        """Answer only what the device knows."""
+        self.asked = {number: asked for number, asked in self.asked.items() if number <= last}
 
 
 def run(data: bytes) -> None:

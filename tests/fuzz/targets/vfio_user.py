@@ -1,5 +1,7 @@
 """Whatever clients send to PCI functions, cut anywhere: whole replies come back, one a message at most.
 
+The slow function moves memory that is shared, and by messages what is not, which clients answer.
+
 In the end no descriptor and no map is left, the slow function has answered or was given up, and a
 client of another function has not noticed anything.
 """
@@ -12,7 +14,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +36,7 @@ CONNECTIONS: Final = 3
 TURNS: Final = 8
 PARTS: Final = {"express": ExpressTestFunction, "slow": SlowFunction, "other": ExpressTestFunction}
 VERSION, MAP, UNMAP, INFO, REGION_INFO, IO_FDS, IRQ_INFO, SET_IRQS, READ, WRITE = range(1, 11)
-RESET, MULTI = 13, 15
+READ_MEMORY, WRITE_MEMORY, RESET, MULTI = 11, 12, 13, 15
 HELLO: Final = struct.pack("<HH", 0, 1) + QEMU_CAPABILITIES
 
 ORDERLY: Final = (
@@ -61,6 +63,11 @@ ORDERLY: Final = (
     (WRITE, struct.pack("<QIII", 24, 0, 4, 0)),
     (MULTI, struct.pack("<QQIIQQIIQ", 2, 0, 0, 4, 1, 8, 0, 8, 0x1000)),
     (RESET, b""),
+    (MAP, struct.pack("<IIQQQ", 32, 3, 0, 2 * RAM, RAM)),
+    (WRITE, struct.pack("<QIIQ", 8, 0, 8, 2 * RAM)),
+    (WRITE, struct.pack("<QIII", 28, 0, 4, 1 << 14)),
+    (WRITE, struct.pack("<QIIQ", 32, 0, 8, 2 * RAM + 0x100)),
+    (WRITE, struct.pack("<QIIQ", 32, 0, 8, 0)),
 )
 """Commands that make sense, and reach far."""
 
@@ -73,7 +80,12 @@ def seeds() -> list[bytes]:
         for function in (0, 1)
         for command in range(len(ORDERLY))
         for descriptors in ((0,), (1, 0), (1, 1), (4, 0, 0, 0, 0))
-    ]
+    ] + [written(1, *hello, *_steps(*range(-5, -1)), *(5, 0, 0, 0) * 4)]
+
+
+def _steps(*commands: int) -> list[int]:
+    """Orderly commands of the first connection, unchanged and without descriptors."""
+    return [part for command in commands for part in (0, 0, command % len(ORDERLY), 0, 0, 0)]
 
 
 # --- what a client sends along ----------------------------------------------------------------
@@ -156,14 +168,16 @@ class Peer:
         sock.close()
         for _ in range(TURNS):
             self.pump.turn()
-        replies, data = 0, self.got[number]
-        while len(data) >= 16:
-            _, _, size, flags, error = struct.unpack_from("<HHIII", data)
-            assert flags in {1, 0x21}, "no reply"
-            assert (flags == 0x21) == bool(error), "an error without a number"
-            assert size >= 16, "a reply that is shorter than its header"
-            replies, data = replies + 1, data[size:]
+        replies = sum(_is_reply(*header) for header, _ in _messages(self.got[number]))
         assert replies <= self.sent[number], "more replies than messages"
+
+    def asked(self, number: int) -> list[tuple[int, int, bytes]]:
+        """Id, command and payload of what this side was asked about its memory, on one connection."""
+        return [
+            (id_, command, data)
+            for (id_, command, _, flags, _), data in _messages(self.got[number])
+            if not flags
+        ]
 
 
 def run(data: bytes) -> None:
@@ -192,6 +206,29 @@ def run(data: bytes) -> None:
     pump._epoll.close()
     os.close(pump._wake)
     assert before == _open(), "descriptors or maps are left"
+
+
+Header = tuple[int, int, int, int, int]
+
+
+def _messages(data: bytes) -> Iterator[tuple[Header, bytes]]:
+    """Headers and payloads of whole messages."""
+    while len(data) >= 16:
+        header = struct.unpack_from("<HHIII", data)
+        assert header[2] >= 16, "a message that is shorter than its header"
+        yield header, data[16 : header[2]]
+        data = data[header[2] :]
+
+
+def _is_reply(_id: int, command: int, size: int, flags: int, error: int) -> bool:
+    """Whether it is one, else it asks for memory."""
+    if not flags:
+        assert command in {READ_MEMORY, WRITE_MEMORY}, "no command of a server"
+        assert (size == 32) == (command == READ_MEMORY), "a message of another length"
+        return False
+    assert flags in {1, 0x21}, "no reply"
+    assert (flags == 0x21) == bool(error), "an error without a number"
+    return True
 
 
 def _ignore(*_parts: object, **_fields: object) -> None:
@@ -254,15 +291,41 @@ def _send(peer: Peer, reader: Reader, number: int, data: bytes) -> None:
 def _later(peer: Peer, reader: Reader) -> None:
     """What happens by itself: a device answers, a deadline passes, a client goes, others have their turn."""
     host, visit = peer.function.host, peer.function.client
-    what = reader.number() % 4
+    what = reader.number() % 5
     if what == 0 and host.owes is not None and host.name == "slow":
         host.receive("answer", reader.take(4))
         peer.function.settle()
     elif what == 1 and visit is not None and visit.flight is not None and visit.flight.waits:
-        peer.function._give_up(visit, visit.flight)
+        peer.function.waits.give_up(visit)
     elif what == 2:
         peer.close(reader.number() % CONNECTIONS)
+    elif what == 3:
+        peer.function.machine.clock.fire_due()
+        peer.function.settle()
     peer.turn()
 
 
-DOERS: Final[tuple[Callable[[Peer, Reader], None], ...]] = (_command, _command, _later, _part, _bytes)
+def _answer(peer: Peer, reader: Reader) -> None:
+    """Answer what was asked of this side's memory, perhaps wrongly, twice, or in another order."""
+    number = reader.number() % CONNECTIONS
+    asked = peer.asked(number)
+    if not asked:
+        return
+    id_, command, payload = asked[-1 - reader.number() % len(asked)]
+    count = struct.unpack_from("<Q", payload, 8)[0]
+    wrong = reader.number() % 8
+    data = (
+        payload[:16] + bytes(count + (wrong == 1)) if command == READ_MEMORY else payload[: 16 * (wrong & 1)]
+    )
+    flags, id_ = (0x21 if wrong == 2 else 1), id_ ^ (wrong == 3)
+    peer.send(number, struct.pack("<HHIII", id_, command, 16 + len(data), flags, 0) + data)
+
+
+DOERS: Final[tuple[Callable[[Peer, Reader], None], ...]] = (
+    _command,
+    _command,
+    _later,
+    _part,
+    _bytes,
+    _answer,
+)
