@@ -201,7 +201,7 @@ enum mmiod_published_kind {
     MMIOD_PUBLISHED_KIND_WRITE = 2,
     MMIOD_PUBLISHED_KIND_SPAN = 3,       /* nobody is at these addresses: they read as `value`; writes are lost */
     MMIOD_PUBLISHED_KIND_WINDOW = 4,     /* reads are those of space `rate`, from `value` on */
-    MMIOD_PUBLISHED_KIND_CONFIG_WINDOW = 5, /* reads are those of the PCI function and register that `value`, as at CF8h, selects */
+    MMIOD_PUBLISHED_KIND_CONFIG_WINDOW = 5, /* reads are those of the PCI register that `value`, as at CF8h, selects */
 };
 
 enum mmiod_published_policy {            /* what needs no message now */

@@ -55,7 +55,11 @@ class Commands:
 
     def __attrs_post_init__(self) -> None:
         """The function can be migrated."""
-        self.migration = Migration(self.accesses, self.maps.memory, self._mask_vectors)
+        self.migration = Migration(self.accesses, self.maps.memory, self._drop_messages, self._mask_vectors)
+
+    def _drop_messages(self) -> None:
+        if self.messages is not None:
+            self.messages.forget()
 
     def do(self, visit: Visit, event: Event) -> None:
         """Do one message; it is answered, or `visit` has its flight."""

@@ -13,7 +13,8 @@ from typing import Final
 
 from attrs import define, field
 
-from mmiod.device.work import RANGE, MemoryRead
+from mmiod.device.accesses import MemoryRead
+from mmiod.device.work import RANGE
 from mmiod.machine.host import InlineHost
 from mmiod.protocol.vfio_user import Answer, Asked
 
@@ -64,6 +65,10 @@ class DmaMessages:
             work, reads, gpa, bytearray(length) if reads else bytearray(data[RANGE.size :])
         )
         self.soon(self.flush)
+
+    def forget(self) -> None:
+        """Send nothing more of what was asked: the runs that asked it begin anew."""
+        self.moves.clear()
 
     def go_on(self) -> None:
         """Send as much as may be under way."""

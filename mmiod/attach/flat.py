@@ -19,7 +19,7 @@ Budget, in ns of CPython 3.11, beside that of `mmiod.core.lane`:
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Final
 
 from attrs import define, field
@@ -56,11 +56,10 @@ RAW: Final = BY_NAME["EXIT_RAW"]
 SIZES: Final = (1, 2, 4, 8)
 
 
-_DECODED: Final = struct.Struct("<6Q")
-"""Header, vCPU, sequence, guest time, address, value."""
-_KIND: Final = struct.Struct("<BBHIiI")
-"""What follows in EXIT_DECODED: space, direction, size, count, stride, reserved."""
-_KIND_AT: Final = _DECODED.size
+_DECODED: Final = struct.Struct("<8Q")
+"""Header, vCPU, sequence, guest time, address, value, kind; stride and what is reserved."""
+_KIND: Final = struct.Struct("<BBHI")
+"""Of EXIT_DECODED: space, direction, size, count."""
 _VCPU: Final = struct.Struct("<Q")
 """Behind the header, which is as long."""
 _DECODED_SIZE: Final = DECODED.struct.size
@@ -70,6 +69,8 @@ _POSTED: Final = struct.Struct("<4Q")
 _VALUES: Final = struct.Struct("<8Q")
 _VALUES_HEAD: Final = head_of(BY_NAME["VALUES"])
 _DECODED_HEAD: Final = head_of(DECODED)
+_INTERRUPT: Final = 1 << 32
+"""Of a completion's second word, above the vCPU."""
 
 
 @define(eq=False)
@@ -95,13 +96,20 @@ class Flat:
     flush: Callable[[], None]
     """Goes on with what devices have answered meanwhile."""
     _books: list[Book] = field(init=False)
-    _kinds: dict[bytes, Kind] = field(factory=dict)
+    _access: Callable[[Place, int, int, int, int], int | Pending] = field(init=False)
+    _current: Mapping[int, Flight] = field(init=False)
+    _interrupts: Mapping[int, bool] = field(init=False)
+    _settled: Sequence[object] = field(init=False)
+    _kinds: dict[int, Kind] = field(factory=dict)
     _posted: dict[int, Kind] = field(factory=dict)
     _moving: dict[tuple[Direction, int], Kind] = field(factory=dict)
     _moved: Moved = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        """Make the tables that no exit needs to make."""
+        """Make the tables, and look up the objects, that no exit needs to."""
+        machine = self.lane.machine
+        self._access, self._current = self.lane.access, self.flights.current
+        self._interrupts, self._settled = machine.interrupts, machine.settled
         self._books = [self.ledger.book(vcpu) for vcpu in range(self.ledger.vcpus)]
         self._moved = Moved(self.flights.platform)
         for space in (Space.MMIO, Space.PIO, Space.PCI_CONFIG):
@@ -113,7 +121,7 @@ class Flat:
         most, length = (ones(size), 0) if direction == WRITE else (0, size)
         places = self.lane.kind(space, direction, size)
         kind = Kind(space, direction, size, most, length, places)
-        self._kinds[_KIND.pack(space, direction, size, 1, 0, 0)] = kind
+        self._kinds[int.from_bytes(_KIND.pack(space, direction, size, 1), "little")] = kind
         if direction == WRITE:
             self._posted[space | size << 16] = kind
         if space is Space.MMIO:
@@ -127,47 +135,53 @@ class Flat:
         (vcpu,) = _VCPU.unpack_from(body, _VCPU.size)
         if vcpu >= len(self._books):
             return False
-        return (self.decoded if size == _DECODED_SIZE else self.raw)(vcpu, body, reply_to)
+        reply = (self.decoded if size == _DECODED_SIZE else self.raw)(vcpu, body, reply_to)
+        if reply:
+            reply_to.send(reply)
+            self.settle()
+        return reply is not None
 
-    # --- decoded exits -------------------------------------------------------------------
+    def settle(self) -> None:
+        """After a reply: go on with what the exit had devices answer."""
+        if self._settled:
+            self.flush()
 
-    def decoded(self, vcpu: int, body: bytes, reply_to: ReplyTo) -> bool:
-        """Execute and answer an exit of the size of EXIT_DECODED; False if nothing was done."""
-        header, who, sequence, _, address, value = _DECODED.unpack_from(body)
-        kind = self._kinds.get(body[_KIND_AT:])
-        book = self._books[vcpu]
+    def decoded(self, vcpu: int, body: bytes, reply_to: ReplyTo) -> bytes | None:
+        """Execute an exit of the size of EXIT_DECODED; its reply.
+
+        None if nothing was done; nothing if a device owes the answer, which then goes to `reply_to`.
+        """
+        header, who, sequence, _, address, value, what, rest = _DECODED.unpack(body)
+        kind, book = self._kinds.get(what), self._books[vcpu]
         if (
             kind is None
+            or rest
             or header != _DECODED_HEAD
             or who != vcpu
             or sequence != book.sequence + 1
             or book.in_flight
-            or vcpu in self.flights.current
+            or vcpu in self._current
             or value > kind.most
         ):
-            return False
+            return None
         place = kind.places.get(address)
         if place is None:
             place = self._learn(kind, address)
             if place is None:
-                return False
-        answer = self.lane.access(place, value, vcpu, sequence, -1)
+                return None
+        answer = self._access(place, value, vcpu, sequence, -1)
         if answer.__class__ is not int:
             self._owe_decoded(book, body, place, reply_to)
-            return True
+            return b""
         if answer < 0:
-            return False
-        machine = self.lane.machine
+            return None
         reply = _VALUES.pack(
-            _VALUES_HEAD, vcpu | machine.interrupts.get(vcpu, False) << 32, sequence, book.posted,
+            _VALUES_HEAD, who | _INTERRUPT if self._interrupts.get(vcpu) else who, sequence, book.posted,
             0, NO_DEADLINE, answer, kind.length,
         )  # fmt: skip
         book.sequence, book.body, book.reply = sequence, body, reply
         self.flights.totals.decoded += 1
-        reply_to.send(reply)
-        if machine.settled:
-            self.flush()
-        return True
+        return reply
 
     def _learn(self, kind: Kind, address: int) -> Place | None:
         """The place; of memory, at the address without its attribute bits."""
@@ -208,7 +222,7 @@ class Flat:
             or value > kind.most
             or sequence != book.posted + 1
             or book.in_flight
-            or vcpu in self.flights.current
+            or vcpu in self._current
         ):
             return False
         place = kind.places.get(address)
@@ -216,7 +230,7 @@ class Flat:
             place = self._learn(kind, address)
             if place is None:
                 return False
-        answer = self.lane.access(place, value, vcpu, sequence, -1)
+        answer = self._access(place, value, vcpu, sequence, -1)
         if answer == SLOW:
             return False
         book.posted = sequence
@@ -224,8 +238,7 @@ class Flat:
             self._owe_posted(vcpu, sequence, place, value)
         else:
             self.flights.totals.decoded += 1
-        if self.lane.machine.settled:
-            self.flush()
+        self.settle()
         return True
 
     def _owe_posted(self, vcpu: int, sequence: int, place: Place, value: int) -> None:
@@ -242,40 +255,36 @@ class Flat:
 
     # --- raw exits -----------------------------------------------------------------------
 
-    def raw(self, vcpu: int, body: bytes, reply_to: ReplyTo) -> bool:
-        """Execute and answer an exit of the size of EXIT_RAW; False if nothing was done."""
+    def raw(self, vcpu: int, body: bytes, reply_to: ReplyTo) -> bytes | None:
+        """Execute an exit of the size of EXIT_RAW, as `decoded` does."""
         moved, book = self._moved, self._books[vcpu]
         sequence = book.sequence + 1
-        if book.in_flight or vcpu in self.flights.current:
-            return False
+        if book.in_flight or vcpu in self._current:
+            return None
         gpa = moved.read(body, vcpu, sequence)
         if gpa < 0:
-            return False
+            return None
         move = moved.move
         kind = self._moving.get((move.direction, move.size))
         if kind is None:
-            return False
+            return None
         place = kind.places.get(gpa)
         if place is None:
             place = self._learn(kind, gpa)
             if place is None:
-                return False
+                return None
         value = move.value(moved.registers) if move.direction else 0
-        answer = self.lane.access(place, value, vcpu, sequence, moved.rip)
+        answer = self._access(place, value, vcpu, sequence, moved.rip)
         if answer.__class__ is not int:
             self._owe_raw(book, body, move, place, reply_to)
-            return True
+            return b""
         if answer < 0:
-            return False
-        machine = self.lane.machine
-        who = vcpu | machine.interrupts.get(vcpu, False) << 32
+            return None
+        who = vcpu | _INTERRUPT if self._interrupts.get(vcpu) else vcpu
         reply = moved.done(who, sequence, book.posted, answer)
         book.sequence, book.body, book.reply = sequence, body, reply
         self.flights.totals.raw += 1
-        reply_to.send(reply)
-        if machine.settled:
-            self.flush()
-        return True
+        return reply
 
     def _owe_raw(self, book: Book, body: bytes, move: Move, place: Place, reply_to: ReplyTo) -> None:
         exit_, _ = decode_exit(body)

@@ -27,7 +27,6 @@ from mmiod.attach.accesses import Accesses, Running
 from mmiod.attach.waits import Flight, Visit
 from mmiod.core.lane import SLOW, Lane
 from mmiod.core.places import Place
-from mmiod.device import Pending
 from mmiod.protocol.vfio_user import Request, table
 from mmiod.protocol.vfio_user.requests import within
 from mmiod.protocol.vfio_user.table import HEADER, LAYOUTS, NUMBERS
@@ -41,6 +40,8 @@ ID: Final = 2
 SIZES: Final = frozenset({1, 2, 4, 8})
 DIRECTIONS: Final = {NUMBERS["REGION_READ"]: READ, NUMBERS["REGION_WRITE"]: WRITE}
 MAX_KNOWN: Final = 4096
+MOST: Final = 64 * LENGTH
+"""Bytes of messages that are done at once."""
 
 
 @define(eq=False)
@@ -73,19 +74,20 @@ class FlatFunction:
         """The guest sees regions elsewhere, or the device is another one."""
         self._known.clear()
 
-    def take(self, chunk: bytes, most: int) -> bytes:
-        """Do what is plain, at most so many messages from the front; the rest is for the general way.
+    def take(self, chunk: bytes) -> bytes:
+        """Do what is plain, from the front; the rest is for the general way.
 
         The last one done may wait for the device now.
         """
-        at = 0
+        at, length = 0, len(chunk)
+        end = min(length, MOST)
         stream, cause = self.visit.stream, self.accesses.machine.cause
-        for _ in range(most):
+        while at < end:
             key = chunk[at + ID : at + LENGTH]
             known = self._known.get(key) or self._learn(key)
-            if known is None or len(chunk) - at < known.length:
+            if known is None or at + known.length > length:
                 break
-            value = int.from_bytes(chunk[at + LENGTH : at + LENGTH + known.written], "little")
+            value = int.from_bytes(chunk[at + LENGTH : at + known.length], "little") if known.written else 0
             before = cause.sequence
             answer = self.lane.access(known.place, value, -1, before + 1, -1)
             if answer == SLOW:
@@ -95,12 +97,14 @@ class FlatFunction:
             cause.sequence = before + 1  # the lane has put it back to none
             number = chunk[at : at + ID]
             at += known.length
-            if isinstance(answer, Pending):
+            if answer.__class__ is not int:  # much cheaper than to ask for `Pending`
                 self._owe(number, key, known)
                 break
             if known.reply:
                 stream.send(number + known.reply + answer.to_bytes(known.read, "little"))
-            if at == len(chunk) or not stream.ready:
+            if at == length:
+                return b""
+            if not stream.ready:
                 break
         return chunk[at:]
 

@@ -104,7 +104,7 @@ class FunctionAttachment:
         flat = self.flat  # nothing of its client is under way, or nothing would be read
         plain = flat is not None and flat.visit is visit and not found and visit.session.idle
         if flat is not None and plain and chunk and self.commands.migration.runs:
-            chunk = flat.take(chunk, BURST)
+            chunk = flat.take(chunk)
             if not chunk and visit.flight is None:
                 self._flush()
                 self.settle()
@@ -169,7 +169,7 @@ class FunctionAttachment:
     def _flush(self) -> None:
         """Send messages about memory, unless the client waits for something."""
         visit, messages = self.client, self.commands.messages
-        if messages is None or visit is None or self.held or not self.commands.migration.runs:
+        if messages is None or visit is None or self.held:
             return
         if visit.flight is None and visit.stream.ready:
             messages.go_on()

@@ -43,6 +43,21 @@ def check_functions(machine: Machine) -> None:
         raise MachineError(*wrong)
 
 
+def check_unmapped(machine: Machine) -> None:
+    """See that no hypervisor is to map what only vfio-user lets it map.
+
+    Raises:
+        MachineError: with every device of which it is.
+    """
+    if machine.mappable:
+        raise MachineError(
+            *(
+                f"devices.{name}.mmap: only by vfio-user is storage mapped"
+                for name in sorted(machine.mappable)
+            )
+        )
+
+
 @define(eq=False)
 class FunctionsAttachment:
     """vfio-user joined to one machine."""

@@ -1,8 +1,8 @@
 """DEVICE_FEATURE and MIG_DATA_*, done to one function.
 
 A function that is to stop waits until what its backends do for it is done: at the deadline the client
-has EBUSY, and the function runs on.  Stopped it takes no input and writes no memory, its registers do
-not take writes, and reads and the configuration space are as ever, for clients look at both.
+has EBUSY, and the function runs on.  Stopped it gets no input, so that no DMA begins or goes on, and its
+BARs take no writes; reads and the configuration space are as ever, for clients look at both.
 
 An early copy (PRE_COPY) is a whole one, of that time.  It is of use at the other end: whether the
 state fits is known there before the function stops here.
@@ -48,6 +48,8 @@ class Migration:
 
     accesses: Accesses
     memory: GuestMemory
+    stopped: Callable[[], None]
+    """Called when the function stops: it sends nothing more."""
     released: Callable[[], None]
     """Called when the function runs again: what the client is told of its interrupts is set anew."""
     state: State = State.RUNNING
@@ -101,6 +103,7 @@ class Migration:
         self._outgoing, self._incoming, self._fitting = None, Incoming(), None
         if step not in RUNS:
             migration.hold(host)
+            self.stopped()
         elif before not in RUNS:
             migration.release(machine, host)
             self.released()

@@ -6,6 +6,8 @@ decoded (`mmiod.core.moves`); its address is the exit's own to tell, or linear w
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import define, field
@@ -28,7 +30,6 @@ _KNOWN: Final = _GPA | _GVA | _INTENT
 _WRITES: Final = 1
 _HEAD_BITS: Final = 48
 """Of size and type; the flags of a message are above."""
-_HEAD_MASK: Final = (1 << _HEAD_BITS) - 1
 
 
 def head_of(form: Form) -> int:
@@ -37,10 +38,24 @@ def head_of(form: Form) -> int:
 
 
 _RAW_HEAD: Final = head_of(RAW)
+_HEADS: Final = {
+    _RAW_HEAD | flags << _HEAD_BITS: flags
+    for flags in range(_KNOWN + 1)
+    if flags & _GPA and not flags & ~_KNOWN
+}
+"""First words that are known, and their flags; numbers of 64 bits are slow to take apart."""
 _DONE_HEAD: Final = head_of(BY_NAME["DONE"])
 
-# Words of EXIT_RAW, and slices of its bytes.
-_VCPU, _SEQUENCE, _GPA_AT, _GVA_AT, _INTENT_AT, _GPR, _RIP, _RFLAGS, _CR0 = 1, 2, 4, 5, 6, 9, 25, 26, 27
+_WORDS: Final = struct.Struct("<3Q8x3Q16x19Q")
+"""Of EXIT_RAW: header, vCPU, sequence; GPA, GVA, intent; 16 registers, RIP, RFLAGS, CR0."""
+_HEAD: Final = struct.Struct("<4Q")
+"""Of DONE: header, vCPU and interrupt, sequence, posted writes."""
+_TAIL: Final = struct.Struct("<3Q")
+"""Of DONE: RIP, RFLAGS, which registers changed."""
+_TAIL_AT: Final = BY_NAME["DONE"].struct.size - _TAIL.size
+_GPR: Final = 6
+"""Where the registers are in DONE, in words; what is before has another word, and the deadline."""
+_DEADLINE: Final = 5
 _CODE: Final = slice(48, 72)
 """Intent, code length, CPL, reserved, code."""
 _ENVIRONMENT: Final = slice(240, 376)
@@ -49,55 +64,57 @@ _ENVIRONMENT: Final = slice(240, 376)
 
 @define(eq=False)
 class Moved:
-    """The exit at hand, in buffers that are used again."""
+    """The exit at hand."""
 
     platform: Platform
     move: Move = field(init=False)
+    registers: Sequence[int] = ()
     rip: int = 0
-    registers: memoryview = field(init=False)
-    _exit: bytearray = field(factory=lambda: bytearray(RAW.struct.size))
-    _words: memoryview = field(init=False)
+    _rflags: int = 0
     _done: bytearray = field(factory=lambda: bytearray(BY_NAME["DONE"].struct.size))
+    """A buffer that is used again."""
     _reply: memoryview = field(init=False)
     _mask: int = field(init=False)
     """Of a page's address."""
-    _moves: dict[bytes, dict[bytes, Move]] = field(factory=dict)
-    _count: int = 0
+    _plain: bool = field(init=False)
+    """No bit of an address is an attribute."""
+    _recent: dict[bytes, tuple[bytes, Move]] = field(factory=dict)
+    """By code: the environment in which it ran last, and what it is there.  To compare costs less
+    than to hash."""
+    _moves: dict[tuple[bytes, bytes], Move] = field(factory=dict)
+    """By code and environment."""
 
     def __attrs_post_init__(self) -> None:
-        """Look at the buffers as words."""
-        self._mask = -PAGE & ~self.platform.shared_mask
-        self._words = memoryview(self._exit).cast("Q")
-        self.registers = self._words[_GPR:_RIP]
+        """Look at the buffer as words."""
+        self._plain, self._mask = not self.platform.shared_mask, -PAGE & ~self.platform.shared_mask
         self._reply = memoryview(self._done).cast("Q")
-        self._reply[0], self._reply[5] = _DONE_HEAD, NO_DEADLINE
+        self._reply[_DEADLINE] = NO_DEADLINE
 
     def read(self, body: bytes, vcpu: int, sequence: int) -> int:
         """The guest-physical address that the move in this exit accesses; SLOW if it is none."""
-        self._exit[:] = body
-        words = self._words
-        flags = words[0] >> _HEAD_BITS
-        if (
-            words[0] & _HEAD_MASK != _RAW_HEAD
-            or words[_VCPU] != vcpu
-            or words[_SEQUENCE] != sequence
-            or flags & ~_KNOWN
-            or not flags & _GPA
-        ):
+        words: tuple[int, ...] = _WORDS.unpack_from(body)
+        head, who, number, gpa, gva, intent, *registers, rip, rflags, cr0 = words
+        flags = _HEADS.get(head)
+        if flags is None or who != vcpu or number != sequence:
             return SLOW
-        known = self._moves.get(body[_CODE])
-        move = known.get(body[_ENVIRONMENT]) if known is not None else None
-        if move is None or move.cr0 != words[_CR0]:
-            move = self._learn(body)
-            if move is None:
+        recent = self._recent.get(body[_CODE])
+        if recent is not None and recent[0] == body[_ENVIRONMENT] and recent[1].cr0 == cr0:
+            move = recent[1]
+        else:
+            found = self._find(body, cr0)
+            if found is None:
                 return SLOW
-        self.move, self.rip = move, words[_RIP]
-        address = move.linear(self.registers, self.rip, words[_RFLAGS])
+            move = found
+        address = move.linear(registers, rip, rflags)
         if address < 0:
             return SLOW
-        page, gpa, gva, intent = address & -PAGE, words[_GPA_AT], words[_GVA_AT], words[_INTENT_AT] & 0xFF
+        self.move, self.registers, self.rip, self._rflags = move, registers, rip, rflags
+        intent &= 0xFF
         if not flags & _INTENT and intent:
             return SLOW
+        if gpa == address and self._plain and not (flags & _GVA or move.paged or gva):
+            return gpa  # the usual without paging; what follows would find the same
+        page = address & -PAGE
         if flags & _GVA:
             fits = not flags & _INTENT or intent in {move.intent, _WRITES}
             if gva & -PAGE != page or not fits:
@@ -106,33 +123,40 @@ class Moved:
             return SLOW
         return gpa & self._mask | address & PAGE - 1
 
+    def _find(self, body: bytes, cr0: int) -> Move | None:
+        code, environment = body[_CODE], body[_ENVIRONMENT]
+        move = self._moves.get((code, environment))
+        if move is None or move.cr0 != cr0:
+            move = self._learn(body)
+            if move is None:
+                return None
+            if len(self._moves) >= MAX_MOVES:
+                self._moves.clear()
+                self._recent.clear()
+            self._moves[code, environment] = move
+        self._recent[code] = environment, move
+        return move
+
     def _learn(self, body: bytes) -> Move | None:
-        """A move for the next time, too; None also where the exit has to be refused."""
+        """None also where the exit has to be refused."""
         try:
             exit_, _ = decode_exit(body)
         except ProtocolError:
             return None
         assert isinstance(exit_, RawExit)
-        move = move_of(exit_.state, exit_.code, vectors=self.platform.vectors)
-        if move is not None:
-            if self._count >= MAX_MOVES:
-                self._moves.clear()
-                self._count = 0
-            self._moves.setdefault(body[_CODE], {})[body[_ENVIRONMENT]] = move
-            self._count += 1
-        return move
+        return move_of(exit_.state, exit_.code, vectors=self.platform.vectors)
 
     def done(self, who: int, sequence: int, posted: int, answer: int) -> bytes:
         """DONE, given what was read; `who` is the vCPU, and the interrupt above."""
-        move, done = self.move, self._reply
-        done[1], done[2], done[3] = who, sequence, posted
-        done[22], done[23] = move.behind(self.rip, self._words[_RFLAGS])
+        move, done = self.move, self._done
+        _HEAD.pack_into(done, 0, _DONE_HEAD, who, sequence, posted)
+        rip, rflags = move.behind(self.rip, self._rflags)
         if move.direction != READ:
-            done[24] = 0
-            return bytes(self._done)
+            _TAIL.pack_into(done, _TAIL_AT, rip, rflags, 0)
+            return bytes(done)
         number = move.number
-        done[6 + number] = move.loaded(self.registers, answer)
-        done[24] = 1 << number
-        reply = bytes(self._done)
-        done[6 + number] = 0
+        _TAIL.pack_into(done, _TAIL_AT, rip, rflags, 1 << number)
+        self._reply[_GPR + number] = move.loaded(self.registers, answer)
+        reply = bytes(done)
+        self._reply[_GPR + number] = 0
         return reply

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mmiod.attach import shared
+from mmiod.attach import vcpu_slot
 
 SOURCE = Path(__file__).with_name("litmus.c")
 CELLS = 64
@@ -48,7 +48,7 @@ def lost(program: Path, directory: Path, rounds: int, *, barrier: bool) -> int:
 
 def _with_barrier(memory: mmap.mmap, words: memoryview, rounds: int) -> bytearray:
     """Store, barrier, load: as the slots do it."""
-    acquire, release = shared._acquire, shared._release
+    acquire, release = vcpu_slot._acquire, vcpu_slot._release
     mine, done = bytearray(rounds), 0
     while not words[DONE]:
         pass

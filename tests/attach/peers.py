@@ -17,7 +17,7 @@ from attrs import define, evolve, field
 from mmiod.attach.vm import VmAttachment
 from mmiod.core.pump import Pump
 from mmiod.core.watchdog import Watchdog
-from mmiod.device import PENDING, Device, IrqInput, IrqOutput, Pending, Register, Request, Timer
+from mmiod.device import PENDING, Device, IrqInput, IrqOutput, Pending, Register, Request, Requests, Timer
 from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription, Placement
@@ -42,6 +42,7 @@ class Counter(Device):
     slow = Register(8, size=4)
     total = Register(12, size=4, access="r")
     release = IrqInput()
+    disk = Requests({})
 
     @count.on_read
     def _count(self) -> int:

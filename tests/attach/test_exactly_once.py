@@ -195,7 +195,7 @@ sock.connect(sys.argv[1])
 sock.send(client.hello())
 client.receive(sock.recv(MAX_MESSAGE))
 sock.send(client.exit(DecodedExit(0, 0, Space.PIO, READ, 0x108, 4)))
-print("in exit", flush=True)
+print("in exit\\n", end="", flush=True)  # in one write
 sock.recv(MAX_MESSAGE)
 """
 

@@ -155,10 +155,17 @@ class Side:
         self.replies.append(data)
 
     def exit(self, vcpu: int, body: bytes) -> None:
-        """Execute an exit."""
-        flat = self.flat.decoded if len(body) == 64 else self.flat.raw
-        if self.flatly and flat(vcpu, body, self):
+        """Execute an exit; vCPU 1 has no slot, but sends datagrams."""
+        if self.flatly and vcpu and self.flat.message(body, self):
             self.taken += 1
+            return
+        flat = self.flat.decoded if len(body) == 64 else self.flat.raw
+        reply = flat(vcpu, body, self) if self.flatly and not vcpu else None
+        if reply is not None:
+            self.taken += 1
+            if reply:
+                self.send(reply)
+                self.flat.settle()
             return
         arrived = self.session.receive(body)
         assert isinstance(arrived, Arrived)
@@ -417,9 +424,9 @@ def test_lane_leaves_alone_what_must_be_refused_or_wait() -> None:
         for at, byte in ((44, 1), (16, 1), (16, 3), (8, 1), (12, 1), (60, 1), (52, 0), (7, 1)):
             wrong = bytearray(body)
             wrong[at] = byte
-            assert not flat.flat.decoded(0, bytes(wrong), flat), at
+            assert flat.flat.decoded(0, bytes(wrong), flat) is None, at
         waiting = encode_exit(DecodedExit(1, 2, Space.MMIO, READ, MMIO, 4))
-        assert not flat.flat.decoded(1, waiting, flat)
+        assert flat.flat.decoded(1, waiting, flat) is None
         assert not flat.flat.posted(1, 1, MMIO.to_bytes(8, "little") + bytes(10) + b"\4" + bytes(13))
         assert flat.taken == 2
         assert flat.flat.decoded(0, bytes(body), flat)
@@ -445,5 +452,22 @@ def test_plain_exits_take_the_flat_lane() -> None:
         for step in steps:
             step.play(flat)
         assert flat.taken == len(steps) - 1
+    finally:
+        flat.close()
+
+
+def test_lane_takes_datagrams_of_exits_only() -> None:
+    """Another message, a vCPU that there is not, and any exit while the devices are paused."""
+    _, flat = _sides()
+    try:
+        read = DecodedExit(1, 1, Space.MMIO, READ, MMIO, 4)
+        assert not flat.flat.message(encode_exit(DecodedExit(VCPUS, 1, Space.MMIO, READ, MMIO, 4)), flat)
+        assert not flat.flat.message(Client("vm", VCPUS).hello(), flat)
+        assert not flat.flat.message(b"", flat)
+        flat.ledger.paused = True
+        assert not flat.flat.message(encode_exit(read), flat)
+        flat.ledger.paused = False
+        assert flat.flat.message(encode_exit(read), flat)
+        assert flat.ledger.book(1).sequence == 1
     finally:
         flat.close()

@@ -69,6 +69,19 @@ async def test_decoded_accesses_reach_the_device_at_the_port(rig: Rig) -> None:
         assert await guest.inp(0x3000, 2) == 0xFFFF
 
 
+async def test_plain_exits_need_no_session(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first exit of a connection goes the general way, later ones through the flat lane."""
+    async with serving(rig):
+        guest = await attach(rig)
+        await guest.out(0x104, 5)
+        [connection] = rig.attachment.connections
+        monkeypatch.setattr(type(connection.session), "receive", None)
+        assert await guest.inp(0x10C) == 5
+        await guest.out(0x104, 6, vcpu=1)
+        assert rig.attachment.flights is not None
+        assert rig.attachment.flights.totals.fold().exits == {"DecodedExit": 3}
+
+
 async def test_string_of_a_port_is_one_exit(rig: Rig) -> None:
     """A decoded exit with a count gives every element its access, in order."""
     async with serving(rig):
@@ -329,7 +342,7 @@ async def test_state_that_does_not_fit_is_refused_by_name(rig: Rig, tmp_path: Pa
         with (tmp_path / "state").open("rb") as file:
             await guest.send(guest.client.restore(100)[1], file.fileno())
         refused = await guest.expect(Error)
-        assert (refused.name, refused.reason) == ("restore", "schema: 9, this mmiod reads 2")
+        assert (refused.name, refused.reason) == ("restore", "schema: 9, this mmiod reads 2, 3")
         assert await guest.inp(0x100) == 1
 
 

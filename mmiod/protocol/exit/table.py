@@ -505,7 +505,7 @@ enum published_kind values
     WRITE 2
     SPAN 3                  # nobody is at these addresses: they read as `value`; writes are lost
     WINDOW 4                # reads are those of space `rate`, from `value` on
-    CONFIG_WINDOW 5         # reads are those of the PCI function and register that `value`, as at CF8h, selects
+    CONFIG_WINDOW 5         # reads are those of the PCI register that `value`, as at CF8h, selects
 
 enum published_policy       # what needs no message now
     READ 0

@@ -19,7 +19,7 @@ from mmiod.protocol.vfio_user.table import LAYOUTS
 
 MIN_PAGE: Final = 1 << 12
 MAX_PAGE: Final = 1 << 30
-MAX_REPORTED: Final = 1 << 38
+MAX_REPORTED: Final = 1 << 36
 """Bytes of guest memory in one report."""
 MAX_RANGES: Final = 1 << 12
 NO_DESCRIPTOR: Final = 0xFFFF_FFFF

@@ -40,7 +40,7 @@ class State(enum.IntEnum):
 
 
 RUNS: Final = frozenset({State.RUNNING, State.PRE_COPY})
-"""The states in which a function works; in the others it takes no input and writes no memory."""
+"""The states in which a function works; in the others it gets no input."""
 GIVES: Final = frozenset({State.PRE_COPY, State.STOP_COPY})
 """Those in which there is something to read."""
 ARCS: Final[Mapping[State, tuple[State, ...]]] = {
@@ -51,13 +51,13 @@ ARCS: Final[Mapping[State, tuple[State, ...]]] = {
     State.RESUMING: (State.STOP,),
     State.PRE_COPY: (State.RUNNING, State.STOP_COPY),
 }
-"""Single steps."""
+"""Single steps; of equally short ways the first is gone, which does not lead through a data transfer."""
 FORBIDDEN: Final = (State.STOP_COPY, State.PRE_COPY)
 """Who was stopped to be copied has no early copy any more."""
 
 
 def path(before: State, after: int) -> tuple[State, ...]:
-    """The steps from one state to another: the fewest, and no data transfer on the way.
+    """The fewest steps from one state to another.
 
     Raises:
         ProtocolError: there is no such state, or no way; the connection goes on.
@@ -70,8 +70,7 @@ def path(before: State, after: int) -> tuple[State, ...]:
         last = way[-1] if way else before
         if last == after:
             return way
-        if not way or last in {State.STOP, State.RUNNING}:
-            ways.extend((*way, step) for step in ARCS[last] if step not in way)
+        ways.extend((*way, step) for step in ARCS[last] if step not in way)
 
 
 @define(eq=False)
