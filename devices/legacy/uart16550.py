@@ -19,11 +19,7 @@ class Uart16550(Uart):
     """
 
     irq = IrqOutput()
-
-    @property
-    def mute(self) -> bool:
-        """The gate is shut."""
-        return not self.mcr & OUT2
+    gated = True
 
     def on_settle(self) -> None:
         """INTR, by way of the gate."""

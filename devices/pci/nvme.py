@@ -74,7 +74,9 @@ class Nvme(PcieFunction):
     aqa = Register(0x24, size=4, mask=0x0FFF_0FFF, fields=QUEUE_ATTRIBUTES, region=registers)
     asq = Register(0x28, size=8, mask=ADDRESS, region=registers)
     acq = Register(0x30, size=8, mask=ADDRESS, region=registers)
-    doorbells = Register(0x1000, size=4, access="w", mask=0xFFFF, region=registers).array(2 * VECTORS)
+    doorbells = Register(0x1000, size=4, access="w", mask=0xFFFF, doorbell=True, region=registers).array(
+        2 * VECTORS
+    )
 
     def on_reset(self) -> None:
         """Ask the image what it is."""
@@ -84,6 +86,11 @@ class Nvme(PcieFunction):
         """The image may be another one here."""
         super().on_restore()
         self.state.identification = self.disk.identify()
+
+    def on_restart(self) -> None:
+        """A run may be lost."""
+        super().on_restart()
+        self.serving.start()
 
     # --- registers
 

@@ -11,29 +11,31 @@ Budget, in ns of CPython 3.11 on the machine of docs/performance.md, of a read o
      90  the cause of what happens now, for records and for what the device does in turn
      90  journal: the input (a constant of the place), the end mark, the limit
     120  the mark that the watchdog looks at, and the number that outlives the process
-    320  the register: value, rules, hooks
-     90  clock: before and behind the hook
+     40  the register, prepared (`mmiod.device.prepared`); with a hook of its own 150 and more
+    120  clock: before (for timers, the watchdog and the latency) and behind the hook
     110  counters and the latency's bucket
     230  one record, of 16 fields
 """
 
 from __future__ import annotations
 
-from time import perf_counter_ns
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
 from mmiod.core.places import Place, place_of
 from mmiod.device import PENDING, Pending
+from mmiod.machine.clock import MachineClock
 from mmiod.machine.journal import DONE, LIMIT
-from mmiod.machine.machine import Machine
-from mmiod.machine.mark import HookDeadlineExceeded
+from mmiod.machine.machine import Cause, Machine, Record
+from mmiod.machine.mark import HookDeadlineExceeded, Mark
 from mmiod.machine.waist import Owed
 from mmiod.values import Direction, Space
 
 if TYPE_CHECKING:
     from mmiod.device.dispatch import Claimant
+    from mmiod.machine.host import InlineHost
 
 SLOW: Final = -1
 """Nothing was done: take the general way."""
@@ -49,6 +51,20 @@ class Lane:
     places: dict[tuple[Space, Direction, int], dict[int, Place]] = field(factory=dict)
     """By kind of access, then by address."""
     _count: int = 0
+    _clock: MachineClock = field(init=False)
+    _monotonic: Callable[[], int] = field(init=False)
+    _cause: Cause = field(init=False)
+    _mark: Mark = field(init=False)
+    _record: Callable[[Record], None] = field(init=False)
+    _settled: list[tuple[InlineHost, int | None]] = field(init=False)
+    _name: str = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """What an access would have to look up at the machine each time; it keeps them all its life."""
+        machine = self.machine
+        self._clock, self._monotonic = machine.clock, machine.clock.monotonic
+        self._cause, self._mark, self._settled = machine.cause, machine.mark, machine.settled
+        self._record, self._name = machine.recorder, machine.name
 
     def forget(self) -> None:
         """The map has changed."""
@@ -79,9 +95,9 @@ class Lane:
 
     def _bank(self, place: Place) -> Claimant | None:
         """The register that is meant now; raises whatever the device's predicates raise."""
-        mark, host = self.machine.mark, place.host
+        mark, host = self._mark, place.host
         answerer = host.device.answerers[place.region]
-        mark.name, mark.since_ns = host.name, perf_counter_ns()
+        mark.name, mark.since_ns = host.name, self._monotonic()
         mark.serial += 1
         try:
             return answerer.at(place.device, place.offset, place.direction, place.size)
@@ -93,57 +109,52 @@ class Lane:
         self, place: Place, value: int, vcpu: int, sequence: int, pc: int
     ) -> int | Pending:
         """One access: the value of a read, 0 for a write, PENDING, or SLOW."""
-        machine, host = self.machine, place.host
-        journal = host.journal
-        entries, mark = journal.entries, machine.mark
+        host, journal = place.host, place.journal
+        entries = journal.entries
         noted = len(entries)
+        # One look at the clock is for the timers, the watchdog and the latency.
+        started = self._monotonic()
         if (
             host.owes is not None
             or host.failure is not None
             or host.device is not place.device
             or noted + journal.weight > LIMIT  # it may be cut
-            or machine.settled
+            or started >= self._clock.quiet_until
+            or self._settled
         ):
             return SLOW
-        now = machine.clock.glance()
-        if now < 0:
-            return SLOW
-        cause = machine.cause
+        cause, mark = self._cause, self._mark
         cause.vcpu, cause.sequence, cause.pc = vcpu, sequence, pc
         cause.space, cause.address = place.space, place.address
-        register, hook, arguments = place.register, place.hook, place.arguments
+        register, hook = place.register, place.hook
         if register is None:
             try:
                 bank = self._bank(place)
             except (Exception, HookDeadlineExceeded):  # noqa: BLE001  # the general way meets it again
-                machine.mark.since_ns = 0
+                mark.since_ns = 0
                 return SLOW
-            register = bank.name if bank is not None else ""
-            known = place.banks.get(bank) if bank is not None else None
-            if known is not None:
-                hook, arguments = known, (place.device,)
-        statistics = host.statistics
-        reading = place.reading
-        if reading:
-            statistics.reads += 1
-            entry = place.entry
-        else:
-            statistics.writes += 1
-            entry = (place.entry[0], (*place.entry[1], value))
-            arguments = (*arguments, value)
+            register = ""
+            if bank is not None:
+                register, hook = bank.name, place.banks.get(bank, hook)
         # --- the input: `Serving.feed` and `guarded` ---
         journal.last, journal.depth = noted, 1
         running = mark.running
         running[0] = host.number
-        entries.append(entry)
-        started = perf_counter_ns()
-        mark.name, mark.since_ns = host.name, started
+        reading, statistics = place.reading, place.statistics
+        if reading:
+            statistics.reads += 1
+            entries.append(place.entry)
+        else:
+            statistics.writes += 1
+            kind, arguments = place.entry
+            entries.append((kind, (*arguments, value)))
+        mark.name, mark.since_ns = place.name, started
         mark.serial += 1
         try:
             try:
-                answer = hook(*arguments)
-                if place.settles:
-                    place.device.on_settle()
+                answer = hook() if reading else hook(value)
+                if place.settle is not None:
+                    place.settle()
             finally:
                 mark.serial += 1
                 mark.since_ns = 0
@@ -155,12 +166,14 @@ class Lane:
         host = place.host  # for mypy: the hook may have changed it
         journal.depth = running[0] = 0
         entries.append(DONE)
+        page = self.machine.page
         if host.failure is not None:
             journal.refuse()
-        elif machine.page is not None:
-            machine.page.look(host.name)
+        elif page is not None:
+            page.look(place.name)
         # --- the answer: `InlineHost._one` and `access` ---
-        ns = perf_counter_ns() - started
+        ended = self._monotonic()
+        ns = ended - started
         bucket = ns.bit_length()
         statistics.latency[bucket if bucket < _LAST_BUCKET else _LAST_BUCKET] += 1  # noqa: FURB136  # half of min()
         if reading:
@@ -172,21 +185,21 @@ class Lane:
             answer = self._odd(place, answer)
         if answer is PENDING:
             host.owes = Owed(place.direction, place.size, 0 if reading else value, register, started)
-            if machine.page is not None:
-                machine.page.withdraw(host.name)  # posted writes wait behind it
+            if page is not None:
+                page.withdraw(place.name)  # posted writes wait behind it
             cause.vcpu, cause.sequence, cause.pc = -1, 0, -1
             return answer
+        status = "ok"
         if host.failure is not None:
             status = "quarantined"
             if reading:
                 value = place.ones
-        else:
-            status = "ok"
         # The numbers of space and direction, no members: a tuple of plain values is none of the collector's.
-        machine.recorder(
+        self._record(
             (
-                now + ns, machine.name, vcpu, sequence, place.space_number, place.direction_number,
-                place.address, place.size, value, host.name, host.generation, register, status, ns, pc, 1,
+                ended - self._clock.origin_ns, self._name, vcpu, sequence, place.space_number,
+                place.direction_number, place.address, place.size, value, place.name, host.generation,
+                register, status, ns, pc, 1,
             )
         )  # fmt: skip
         cause.vcpu, cause.sequence, cause.pc = -1, 0, -1
@@ -197,7 +210,7 @@ class Lane:
         if isinstance(answer, Pending):
             return answer
         if place.reading and isinstance(answer, int) and 0 <= answer <= place.ones:
-            return answer
+            return int(answer)  # a bool, a flag: who takes the answer tells PENDING by its class
         kind = "read" if place.reading else "write"
         place.host.quarantine(TypeError(f"a {kind} of {place.size} bytes was answered by {answer!r}"))
         return place.ones

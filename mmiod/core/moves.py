@@ -9,6 +9,7 @@ SLOW, or is not made at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import define
@@ -68,7 +69,7 @@ class Move:
     immediate: int
     paged: bool
 
-    def linear(self, registers: memoryview, rip: int, rflags: int) -> int:
+    def linear(self, registers: Sequence[int], rip: int, rflags: int) -> int:
         """The linear address, all of whose bytes are in one page; or SLOW."""
         if rflags & _SLOW_FLAGS:
             return SLOW
@@ -87,16 +88,16 @@ class Move:
         else:
             if offset + self.size > self.limit or rip >= self.code_end:
                 return SLOW
-            address = self.segment_base + offset & 0xFFFF_FFFF
+            address = self.segment_base + offset & 0xFFFF_FFFF if self.segment_base else offset
         return address if address % PAGE + self.size <= PAGE else SLOW
 
-    def value(self, registers: memoryview) -> int:
+    def value(self, registers: Sequence[int]) -> int:
         """What a store writes."""
         if self.number < 0:
             return self.immediate
         return registers[self.number] >> self.shift & self.part
 
-    def loaded(self, registers: memoryview, value: int) -> int:
+    def loaded(self, registers: Sequence[int], value: int) -> int:
         """The register behind a load."""
         if self.extended:
             value = signed(value, self.size) & self.extended

@@ -7,7 +7,8 @@ on the epoll itself: one trio object for all connections, none of them on an exi
 
 Exits in shared memory tell nobody that they are there: their source is looked at, in turn with
 the others, until it has been silent for a while.  Then it is parked, on its own, and costs
-nothing until its client writes to the kick, one of the descriptors.
+nothing until its client writes to the kick, one of the descriptors.  So is the epoll: a client
+that comes back soon, as one does that has just been answered, finds the loop awake.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Final
 import trio
 from attrs import define, field
 
-from mmiod.core.spin import Source
+from mmiod.core.spin import Source, Spin
 
 TURN_NS: Final = 500_000
 """Time between two checkpoints while there is work."""
@@ -42,7 +43,7 @@ class Pump:
 
     working: threading.Event
     spin_ns: int = 0
-    """How long to look at a source at most before it is parked."""
+    """How long to look at a source, or at the descriptors, at most before it is parked."""
     _epoll: select.epoll = field(factory=select.epoll)
     _callbacks: dict[int, Callback] = field(factory=dict)
     _due: list[Callable[[], None]] = field(factory=list)
@@ -50,9 +51,11 @@ class Pump:
     _awake: tuple[Source, ...] = ()
     """Replaced as a whole: a source may end while the loop goes through them."""
     _turning: bool = False
+    _descriptors: Spin = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Watch the descriptor that ends a park."""
+        self._descriptors = Spin(self.spin_ns)
         self.register(self._wake, self._woken, select.EPOLLIN)
 
     def _woken(self, _events: int) -> None:
@@ -144,6 +147,7 @@ class Pump:
                     self.working.clear()
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                     self.working.set()
+                    self._descriptors.woken(monotonic_ns())
         finally:
             self._epoll.close()
             os.close(self._wake)
@@ -152,18 +156,22 @@ class Pump:
         """Work for at most one turn; whether there may be more to do."""
         end = monotonic_ns() + TURN_NS
         self._turning = True
-        while monotonic_ns() < end:
+        looking = self._descriptors
+        while (now := monotonic_ns()) < end:
             ready = self._epoll.poll(0, _EVENTS_PER_POLL)
-            if not ready and not self._due and not self._awake:
+            if ready:
+                looking.since_ns = now
+            elif not self._due and not self._awake and looking.over(now):
                 self._turning = False
                 return False
             for descriptor, events in ready:
                 callback = self._callbacks.get(descriptor)
                 if callback is not None:  # else unregistered by a callback before it
                     callback(events)
-            due, self._due = self._due, []
-            for action in due:
-                action()
+            if self._due:
+                due, self._due = self._due, []
+                for action in due:
+                    action()
             if self._awake:
                 self._look()
         return True

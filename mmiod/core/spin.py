@@ -1,4 +1,4 @@
-"""How long the core looks at a shared memory in which nothing happens, before it sleeps.
+"""How long the core looks at a shared memory, or at its sockets, where nothing happens, before it sleeps.
 
 Looking costs a CPU, sleeping costs the next exit a wake-up of 25-150 us (docs/performance.md),
 so a source is looked at for as long as an event is likely.  What came soon after the core had

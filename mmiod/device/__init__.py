@@ -1,5 +1,11 @@
 """The SDK: the only package, with `mmiod.values`, that a device model imports."""
 
+from mmiod.device.accesses import (
+    MemoryGather as MemoryGather,
+    MemoryRead as MemoryRead,
+    MemoryScatter as MemoryScatter,
+    MemoryWrite as MemoryWrite,
+)
 from mmiod.device.buffers import Buffer as Buffer
 from mmiod.device.declarations import (
     Alarm as Alarm,
@@ -29,14 +35,8 @@ from mmiod.device.faces import (
 )
 from mmiod.device.fields import Field as Field
 from mmiod.device.fifo import Fifo as Fifo, Queue as Queue
-from mmiod.device.policy import Count as Count, Window as Window
+from mmiod.device.policy import Count as Count, Stored as Stored, Window as Window
 from mmiod.device.registers import Register as Register, RegisterArray as RegisterArray
 from mmiod.device.saved import Saved as Saved
 from mmiod.device.storage import Storage as Storage
-from mmiod.device.work import (
-    Job as Job,
-    MemoryRead as MemoryRead,
-    MemoryWrite as MemoryWrite,
-    Moves as Moves,
-    Work as Work,
-)
+from mmiod.device.work import Job as Job, Moves as Moves, Work as Work

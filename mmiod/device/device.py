@@ -215,6 +215,12 @@ class Device:
     def on_reload(self) -> None:
         """Override to act on a change of the class itself: state and surroundings are as they were."""
 
+    def on_restart(self) -> None:
+        """Override to look for what came while the device was out of service, and was lost.
+
+        State is as it was before the failure; what the framework kept for it has come already.
+        """
+
     @classmethod
     def migrate(cls, saved: Saved, schema: int) -> None:
         """Override to change what another generation saved by one step, from `saved.schema` to `schema`.

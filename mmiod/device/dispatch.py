@@ -7,7 +7,7 @@ to high; every register that it touches is read or written once, as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from attrs import define, field
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmiod.device.fifo import Fifo
     from mmiod.device.registers import Register
 
-    Claimant = Register | Buffer | Fifo | Storage
+    Claimant: TypeAlias = Register | Buffer | Fifo | Storage
 
 _PART: Final = 1
 """The size by which an access that is taken apart asks: it meets no `whole` register."""

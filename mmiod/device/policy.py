@@ -10,7 +10,8 @@
 *Published*: a read has no side effect, so its value may be kept where the hypervisor reads it.
 *Posted*: nobody waits for a write; it reaches the device before any later access does.
 Either may depend on the device's state (a pure function of it): then it is the predicate of this
-moment, as of the end of the device's last input.
+moment, as of the end of the device's last input.  It is asked after each input; a `Stored` one,
+or a bank's, only after those that changed a register of its.
 
 What a posted write may not do, while it is posted: change an interrupt line, reset, place
 regions, or ask the hypervisor for something.  `mmiod.testing` looks for that.
@@ -77,6 +78,18 @@ class Bank:
     def __call__(self, device: Any) -> bool:  # noqa: ANN401  # a Device, which this module does not know
         """Whether the bank is there now."""
         return bool(device.values[self.register.name] & self.bits == self.value)
+
+
+@frozen
+class Stored:
+    """A predicate that asks stored registers only, these: its answer holds until one of them changes."""
+
+    names: tuple[str, ...]
+    test: Callable[[Any], bool]
+
+    def __call__(self, device: Any) -> bool:  # noqa: ANN401  # a Device
+        """Whether it is so now."""
+        return self.test(device)
 
 
 @frozen

@@ -66,6 +66,8 @@ class Register:
     predicate over the device; `region` may be left out where the device has one only.
     A `whole` register decodes the size: it takes accesses of exactly its offset and size,
     and leaves all others to the registers (or the hole) that share its bytes.
+    Of a `doorbell` the last write counts, and nobody waits for it: one that comes while the
+    device is out of service is given to it when it returns.
     `published`, `posted`, `unaffected_by`: see `mmiod.device.policy`.
     """
 
@@ -77,6 +79,7 @@ class Register:
     fields: Fields | None = field(default=None, kw_only=True)
     when: Callable[[Any], bool] | None = field(default=None, kw_only=True)
     whole: bool = field(default=False, kw_only=True)
+    doorbell: bool = field(default=False, kw_only=True)
     region: Region | None = field(default=None, kw_only=True)
     published: Policy = field(default=False, kw_only=True)
     posted: Policy = field(default=False, kw_only=True)

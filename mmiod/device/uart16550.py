@@ -7,11 +7,11 @@ Specification: National Semiconductor PC16550D datasheet (TI SNLS378), sections 
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import ClassVar, Final
 
 from attrs import define, field
 
-from mmiod.device import Device, Field, Region, Register, Stream, Timer
+from mmiod.device import Device, Field, Region, Register, Stored, Stream, Timer
 
 CLOCK_HZ: Final = 1_843_200
 FIFO_DEPTH: Final = 16
@@ -35,12 +35,14 @@ MSR_FIELDS: Final = {
 }
 CONNECTED: Final = int(MSR.CTS | MSR.DSR | MSR.DCD)
 LOOPED: Final = {MCR.RTS: MSR.CTS, MCR.DTR: MSR.DSR, MCR.OUT1: MSR.RI, MCR.OUT2: MSR.DCD}
-OTHERS: Final = ("thr", "dll", "dlm", "scr")
-POSTED: Final = ("lcr", "ier", *OTHERS)
-"""Registers to which writes are posted, first without those that others depend on.
-
-IER is posted only while it matters to none of them.
-"""
+POSTED: Final = ("lcr", "ier", "thr", "dll", "dlm", "scr")
+MUTE: Final = Stored(("mcr",), lambda uart: uart.gated and not uart.mcr & OUT2)
+"""INTR leads nowhere: nobody waits for IER."""
+QUIET: Final = Stored(
+    ("ier", "mcr"), lambda uart: not uart.mcr & LOOP and (MUTE(uart) or not uart.ier & ETBEI)
+)
+"""THR's emptying interrupts nobody, and the character leaves."""
+STEADY: Final = Stored(("msr",), lambda uart: not uart.msr & DELTAS)
 Cause = enum.IntEnum("Cause", {"MODEM": 0, "NONE": 1, "THR_EMPTY": 2, "DATA": 4, "LINE": 6, "TIMEOUT": 12})
 """Bits 3:0 of IIR, Table IV."""
 
@@ -86,44 +88,24 @@ class Uart(Device):
     silence = Timer()
     state: UartState
 
-    @property
-    def mute(self) -> bool:
-        """Override where INTR leads nowhere at times: then settings of it are nobody's to wait for."""
-        return False
+    gated: ClassVar[bool] = False
+    """OUT2 gates the interrupt: while it is low nobody waits for IER."""
 
-    def _quiet(self) -> bool:
-        """THR's emptying interrupts nobody, and the character leaves."""
-        return not self.mcr & LOOP and (self.mute or not self.ier & ETBEI)
-
-    lcr = Register(3, fields=LCR, published=True, posted=True, unaffected_by=OTHERS, region=ports)
-    rbr = Register(0, access="r", when=lcr.lacks(LCR.DLAB), region=ports)
-    thr = Register(
-        0, access="w", when=lcr.lacks(LCR.DLAB), posted=_quiet, unaffected_by=("ier", *OTHERS), region=ports
-    )
-    dll = Register(0, reset=12, when=lcr.has(LCR.DLAB), published=True, posted=True, region=ports)
-    ier = Register(
-        1, mask=0x0F, fields=IER, when=lcr.lacks(LCR.DLAB),
-        published=True, posted=lambda uart: uart.mute, unaffected_by=OTHERS, region=ports,
-    )  # fmt: skip
-    dlm = Register(1, when=lcr.has(LCR.DLAB), published=True, posted=True, region=ports)
+    lcr = Register(3, fields=LCR, published=True, posted=True, unaffected_by=POSTED[2:], region=ports)
+    off, on = lcr.lacks(LCR.DLAB), lcr.has(LCR.DLAB)
+    rbr = Register(0, access="r", when=off, region=ports)
+    thr = Register(0, access="w", when=off, posted=QUIET, unaffected_by=POSTED[1:], region=ports)
+    dll = Register(0, reset=12, when=on, published=True, posted=True, region=ports)
+    ier = Register(1, mask=15, fields=IER, when=off, published=True, posted=MUTE, region=ports)
+    dlm = Register(1, when=on, published=True, posted=True, region=ports)
     iir = Register(2, access="r", fields={"CAUSE": Field(0, 4), "FIFOS": Field(6, 2)}, region=ports)
     fcr = Register(2, access="singlepulse", fields=FCR, region=ports)
     mcr = Register(4, mask=0x1F, fields=MCR, published=True, unaffected_by=POSTED, region=ports)
     lsr = Register(
-        5, access="r", fields=LSR,
-        published=lambda uart: not uart.state.overrun, unaffected_by=POSTED, region=ports,
-    )  # fmt: skip
-    msr = Register(
-        6, access="r", reset=CONNECTED, fields=MSR_FIELDS,
-        published=lambda uart: not uart.msr & DELTAS, unaffected_by=POSTED, region=ports,
-    )  # fmt: skip
-    scr = Register(
-        7,
-        published=True,
-        posted=True,
-        unaffected_by=tuple(name for name in POSTED if name != "scr"),
-        region=ports,
+        5, access="r", fields=LSR, published=lambda u: not u.state.overrun, unaffected_by=POSTED, region=ports
     )
+    msr = Register(6, access="r", reset=CONNECTED, fields=MSR_FIELDS, published=STEADY, region=ports)
+    scr = Register(7, published=True, posted=True, region=ports)
 
     # --- receiver
 

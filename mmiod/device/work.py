@@ -29,13 +29,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, overload
 
 from attrs import define, field
 
+from mmiod.device.accesses import (
+    Access,
+    MemoryRead,
+    MemoryWrite,
+    Parts,
+)
 from mmiod.device.declarations import Alarm, Effect, Timer
 from mmiod.device.hooks import name_of
 from mmiod.errors import DeclarationError
 
 if TYPE_CHECKING:
     from mmiod.device.device import Device
-    from mmiod.device.faces import Memory
 
 ACCESSES: Final = 512
 """Of a run in one hook."""
@@ -47,55 +52,8 @@ RANGE: Final = Struct("<QQ")
 """Address and length of what is asked by message; behind it is what is written."""
 
 
-@define
-class MemoryRead:
-    """DMA read of `length` bytes; what is not RAM reads as ones."""
-
-    gpa: int
-    length: int
-
-    kind: ClassVar[str] = "read"
-    sent: ClassVar[bytes] = b""
-
-    def perform(self, memory: Memory) -> bytes:
-        """Do it at once."""
-        return memory.read(self.gpa, self.length)
-
-    @property
-    def failed(self) -> bytes:
-        """What it gives if nobody answers."""
-        return b"\xff" * self.length
-
-
-@define
-class MemoryWrite:
-    """DMA write; what is not RAM, or read-only, drops the bytes."""
-
-    gpa: int
-    data: bytes
-
-    kind: ClassVar[str] = "write"
-    failed: ClassVar[bytes] = b""
-
-    @property
-    def length(self) -> int:
-        """Bytes."""
-        return len(self.data)
-
-    @property
-    def sent(self) -> bytes:
-        """What goes with the message."""
-        return self.data
-
-    def perform(self, memory: Memory) -> bytes:
-        """Do it at once."""
-        memory.write(self.gpa, self.data)
-        return b""
-
-
-Access = MemoryRead | MemoryWrite
 Moves = Generator[Access, bytes, None]
-"""A run.  A part of one that gives a T is a `Generator[MemoryRead | MemoryWrite, bytes, T]`."""
+"""A run.  A part of one that gives a T is a `Generator[Access, bytes, T]`."""
 RunHook = TypeVar("RunHook", bound=Callable[[Any], Moves])
 
 
@@ -107,8 +65,10 @@ class Job(Alarm):
     _running: GeneratorType[Access, Any, None] | None = None
     _result: bytes = b""
     """What the run is given when it goes on."""
-    _waits_for: Access | None = None
+    _waits_for: MemoryRead | MemoryWrite | None = None
     """By message."""
+    _parts: Parts | None = None
+    """Of the access that goes by messages: what is behind that one."""
     _again: bool = False
     """Another run was asked for meanwhile."""
 
@@ -127,7 +87,7 @@ class Job(Alarm):
     def drop(self) -> None:
         """Forget the run, but for the timer: the state is another now."""
         running, self._running = self._running, None
-        self._waits_for, self._again = None, False
+        self._waits_for, self._parts, self._again = None, None, False
         if running is not None and not running.gi_running:  # else it ends where it stands
             running.close()
 
@@ -148,10 +108,10 @@ class Job(Alarm):
 
     def answered(self, data: bytes | None) -> None:
         """The last message was answered; None if it failed."""
-        running, asked = self._running, self._waits_for
-        if running is not None and asked is not None:
-            self._waits_for = None
-            self._go_on(running, asked.failed if data is None else data)
+        running, asked, parts = self._running, self._waits_for, self._parts
+        if running is not None and asked is not None and parts is not None:
+            self._waits_for = self._parts = None
+            self._do_parts(running, parts, asked.failed if data is None else data)
 
     def _begin(self) -> None:
         running = self.run()
@@ -169,13 +129,12 @@ class Job(Alarm):
                 if self._running is not running:  # it was dropped by what it did itself
                     running.close()
                     return
-                length = access.length
-                if memory.by_message(access.gpa, length):
-                    self._ask(access)
+                if access.by_message(memory):
+                    self._do_parts(running, access.apart(), None)
                     return
                 result = access.perform(memory)
                 accesses -= 1
-                free -= length
+                free -= access.length
         except StopIteration:
             if self._running is running:
                 self._ended()
@@ -191,8 +150,21 @@ class Job(Alarm):
         else:
             super().cancel()
 
-    def _ask(self, access: Access) -> None:
-        self._waits_for = access
+    def _do_parts(
+        self, running: GeneratorType[Access, Any, None], parts: Parts, result: bytes | None
+    ) -> None:
+        """Go on with an access that needs messages; behind its last part with the run."""
+        memory = self.context.memory
+        try:
+            while not (part := parts.send(result)).by_message(memory):  # type: ignore[arg-type]  # begins with None
+                result = part.perform(memory)
+        except StopIteration as done:
+            self._go_on(running, done.value)
+        else:
+            self._ask(part, parts)
+
+    def _ask(self, access: MemoryRead | MemoryWrite, parts: Parts) -> None:
+        self._waits_for, self._parts = access, parts
         self._watch()
         message = RANGE.pack(access.gpa, access.length) + access.sent
         self.context.ask(self.name, 0, access.kind, message)

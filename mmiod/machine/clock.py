@@ -42,9 +42,12 @@ class MachineClock:
     armed: dict[tuple[str, str], tuple[int, int, Fire]] = field(factory=dict)
     on_change: Callable[[], None] | None = None
     """Called when the next deadline may have moved nearer."""
+    quiet_until: int = 0
+    """By `monotonic`: until then no timer is due; 0 while time stands."""
+    origin_ns: int = 0
+    """What `monotonic` gave at guest time 0, while time passes."""
     _queue: list[tuple[int, int, tuple[str, str]]] = field(factory=list)
     _numbers: itertools.count[int] = field(factory=itertools.count)
-    _origin: int = 0
     _stands_at: int | None = 0
 
     @property
@@ -52,20 +55,7 @@ class MachineClock:
         """Guest time in ns since power-on."""
         if self._stands_at is not None:
             return self._stands_at
-        return self.monotonic() - self._origin
-
-    def glance(self) -> int:
-        """`now_ns` on an exit's way; -1 where time stands, or a timer may be due."""
-        if self._stands_at is not None:
-            return -1
-        now = self.monotonic() - self._origin
-        queue = self._queue
-        return -1 if queue and queue[0][0] <= now else now
-
-    @property
-    def origin_ns(self) -> int:
-        """What `monotonic` gave at guest time 0, while time passes."""
-        return self._origin
+        return self.monotonic() - self.origin_ns
 
     @property
     def wall_s(self) -> int:
@@ -79,6 +69,7 @@ class MachineClock:
         self._queue.clear()
         self._stands_at = 0
         self.wall_start_s = VIRTUAL_WALL_START_S if virtual else int(self.wall())
+        self._look_ahead()
         if not virtual:
             self.go()
 
@@ -90,17 +81,20 @@ class MachineClock:
         if self._stands_at is not None:
             self._stands_at = now_ns
         else:
-            self._origin = self.monotonic() - now_ns
+            self.origin_ns = self.monotonic() - now_ns
+        self._look_ahead()
 
     def stop(self) -> None:
         """Stand still (PAUSE)."""
         self._stands_at = self.now_ns
+        self._look_ahead()
 
     def go(self) -> None:
         """Run again from where it stands (RESUME); a virtual clock has nothing to do."""
         if self._stands_at is not None and not self.virtual:
-            self._origin = self.monotonic() - self._stands_at
+            self.origin_ns = self.monotonic() - self._stands_at
             self._stands_at = None
+            self._look_ahead()
             if self.on_change is not None:
                 self.on_change()
 
@@ -131,8 +125,10 @@ class MachineClock:
     def arm(self, owner: str, timer: str, deadline_ns: int | None, fire: Fire) -> None:
         """Set or cancel the timer `timer` of the device `owner`."""
         key = (owner, timer)
-        self.armed.pop(key, None)
+        known = self.armed.pop(key, None)
         if deadline_ns is None:
+            if known is not None:
+                self._look_ahead()
             return
         number = next(self._numbers)
         self.armed[key] = (deadline_ns, number, fire)
@@ -140,6 +136,7 @@ class MachineClock:
         if len(self._queue) > 2 * len(self.armed) + 64:  # a guest can set a far timer again and again
             self._queue = [(deadline, number, key) for key, (deadline, number, _) in self.armed.items()]
             heapq.heapify(self._queue)
+        self._look_ahead()
         if self.on_change is not None:
             self.on_change()
 
@@ -165,7 +162,11 @@ class MachineClock:
             _, _, fire = self.armed.pop(key)
             fire()
             fired += 1
+        self._look_ahead()
         return fired
+
+    def _look_ahead(self) -> None:
+        self.quiet_until = 0 if self._stands_at is not None else self.origin_ns + self.deadline_ns
 
     def _due(self, now_ns: int) -> bool:
         """Whether a timer is armed for `now_ns` or before; at the end of the world none is."""

@@ -69,12 +69,14 @@ class Handover:
         """Put the successors in service."""
         if self.claims != self.machine.claims:
             self.machine.reclaim(self.claims)
+        failed = {successor.host.name for successor in self.successors if not successor.host.serves}
         for successor in self.successors:
             successor.host.install(successor.device, generation, owing=successor.owing)
         for successor in self.successors:
-            successor.host.guarded(successor.context.release, None)
-            self.machine.backoff.forget(successor.host.name)
-            resume(self.machine, successor.host)
+            host = successor.host
+            host.guarded(successor.context.release, None)
+            self.machine.backoff.forget(host.name)
+            resume(self.machine, host, returns=host.name in failed)
 
 
 def prepare(

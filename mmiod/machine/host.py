@@ -52,6 +52,8 @@ class InlineHost(Batches):
         if self.storages and region in self.storages and self.storages[region].holds(offset, size):
             return self._stored(region, offset, size, direction, value, register)
         if self.failure is not None:
+            if direction != READ:
+                self.miss_doorbell(region, offset, size, value)
             return self._refuse(direction, size, register, "quarantined", value)
         declared = self.device.regions[region]
         pieces = split(declared, offset, size)

@@ -6,9 +6,11 @@ from typing import Final
 
 from attrs import define, field
 
-from mmiod.device import IrqOutput
+from mmiod.device import IrqOutput, Register
+from mmiod.device.dispatch import RegisterAnswerer
 from mmiod.machine.inputs import UNANSWERED, Input, again
 from mmiod.machine.serving import Serving
+from mmiod.values import WRITE
 
 MAX_MISSED: Final = 1024
 """What of backends waits for a device in quarantine."""
@@ -21,7 +23,7 @@ class Inlets(Serving):
 
     missed: list[Input] = field(factory=list)
     """What came in quarantine, or while it was held, and is not lost: bytes and answers of
-    backends, a reset."""
+    backends, doorbells, a reset."""
     held: bool = False
     """It gets no input besides accesses: whoever migrates it wants it to stand still."""
     repeated: Input | None = None
@@ -92,6 +94,24 @@ class Inlets(Serving):
         if len(self.missed) < MAX_MISSED:
             self.missed.append((kind, arguments))
 
+    def miss_doorbell(self, region: str, offset: int, size: int, value: int) -> None:
+        """Keep what is written in quarantine if it is a whole doorbell; the last one counts."""
+        if not self.rings(region, offset, size) or not self.origin.returns(self):
+            return
+        place = (region, offset, size)
+        self.missed[:] = [one for one in self.missed if one[0] != "write" or one[1][:3] != place]
+        self.miss("write", *place, value)
+
+    def rings(self, region: str, offset: int, size: int) -> bool:
+        """Whether a write there is to a whole doorbell."""
+        answerer = self.device.answerers[region]
+        if not isinstance(answerer, RegisterAnswerer):
+            return False
+        found = answerer.candidates(offset, WRITE)
+        return (
+            len(found) == 1 and isinstance(found[0], Register) and found[0].doorbell and found[0].size == size
+        )
+
     @property
     def by_chance(self) -> bool:
         """Whether its last failure may not have been the input's doing, which has no lasting effect then."""
@@ -107,6 +127,9 @@ class Inlets(Serving):
         if refused is None or refused[0] == "reset":
             return refused
         kind, arguments = refused
+        if kind == "write" and self.by_chance and refused != self.repeated and self.rings(*arguments[:3]):  # type: ignore[arg-type]
+            self.repeated = refused
+            return refused
         if kind in UNANSWERED and self.by_chance and refused != self.repeated:
             self.repeated = refused
             return again(self.device, kind, arguments)

@@ -76,6 +76,11 @@ def _rewind(device: Device) -> None:
         job.rewind()
 
 
+def _restart(device: Device) -> None:
+    device.on_restart()
+    device.on_settle()
+
+
 def _acknowledge(device: Device, line: str) -> object:
     declared = device.outputs[line]
     vector = _call(device, declared.acknowledge) if isinstance(declared, IrqOutput) else None
@@ -108,6 +113,7 @@ INPUTS: Final[Mapping[str, Perform]] = {
     "fail": _fail,
     "acknowledge": _acknowledge,
     "rewind": _rewind,
+    "restart": _restart,
 }
 
 

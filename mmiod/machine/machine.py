@@ -20,7 +20,8 @@ from mmiod.machine.mark import Mark, reason_of
 from mmiod.machine.memory import GuestMemory
 from mmiod.machine.outlet import Nowhere, Outlet
 from mmiod.machine.ports import ServicePort, StreamPort
-from mmiod.machine.published import Page, Surroundings
+from mmiod.machine.published import Page
+from mmiod.machine.shelves import Surroundings
 from mmiod.machine.storage import Backings, backings_of
 from mmiod.machine.waist import Busy, Named, Status
 from mmiod.machine.wires import Wires, hypervisor_line_of, vcpu_of
@@ -259,7 +260,7 @@ class Machine:
 
         Nothing is shown before `page.go`, which follows each start of the machine and its clock.
         """
-        self.page = Page(words, self._surroundings, self.clock, withheld=self.withheld)
+        self.page = Page(words, self._surroundings, clock=self.clock, withheld=self.withheld)
 
     def unpublish(self) -> None:
         """Show nothing any more."""

@@ -31,6 +31,8 @@ def reason_of(error: BaseException) -> str:
 class Mark:
     """What runs now, for the watchdog: a hook of device `name` since `since_ns`, 0 if none.
 
+    The time is CLOCK_MONOTONIC's: on Linux `perf_counter_ns` and `monotonic_ns` are the same.
+
     `serial` changes whenever that does.  The watchdog compares it and raises without a
     point in between where the GIL could change hands, so that a hook that has ended is
     never interrupted.

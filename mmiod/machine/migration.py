@@ -21,7 +21,7 @@ from mmiod.machine.state import Restoration, bring, fit_device, state_of
 
 MAX_DOCUMENT: Final = 64 << 20
 """Bytes, as it is written out."""
-_LEVEL: Final = 1
+_LEVEL: Final = 6
 
 
 def migrates(machine: Machine, name: str) -> bool:

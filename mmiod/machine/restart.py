@@ -4,7 +4,8 @@ A device that failed is made anew, brought to its last snapshot, and lives throu
 up to the input that it failed at, which is not given again: who waited for it has all ones.
 One that nobody waits for it may get once more: see `InlineHost.due_again`.
 Lines and timers are then as the device has them, and it learns what it missed: levels of its
-input lines, answers of backends, a reset, also if that is what it failed at.
+input lines, answers of backends, the last write to each doorbell, a reset, also if that is what
+it failed at.  At last `on_restart` lets it look for what is lost.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmiod.device import Device
 from mmiod.machine.context import DeviceContext
 from mmiod.machine.host import InlineHost
 from mmiod.machine.inputs import ANSWERS
@@ -38,15 +40,18 @@ def restart(machine: Machine, name: str) -> None:
     machine.notify(
         "device_restarted", device=name, attempt=machine.backoff.attempts(name), replayed=lived.inputs
     )
-    resume(machine, host)
+    resume(machine, host, returns=True)
 
 
-def resume(machine: Machine, host: InlineHost) -> None:
-    """Everything around a device is as the device has it, and it learns what it missed."""
-    _disown(machine, host)
+def resume(machine: Machine, host: InlineHost, *, returns: bool = False) -> None:
+    """Everything around a device is as the device has it, and it learns what it missed.
+
+    One that returns from quarantine also looks for what is lost (`on_restart`).
+    """
     due = host.due_again()
     if due is not None and due not in host.missed:
         host.missed.insert(0, due)
+    _disown(machine, host)
     if not host.cut() or host.held:
         return
     _drive(machine, host)
@@ -60,6 +65,8 @@ def resume(machine: Machine, host: InlineHost) -> None:
             host.feed(None, kind, *arguments)
         else:
             host.miss(kind, *arguments)
+    if returns and host.serves and type(host.device).on_restart is not Device.on_restart:
+        host.feed(None, "restart")
     if host.serves:
         host.repeated = None
     machine.streams_ready(host.name)

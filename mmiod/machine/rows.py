@@ -7,6 +7,7 @@ placed now; a word of a region that is published as a whole; or a window into an
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,7 @@ from attrs import define, field
 
 from mmiod.device import Register
 from mmiod.device.dispatch import RegisterAnswerer
-from mmiod.device.policy import Bank
+from mmiod.device.policy import Bank, Stored
 from mmiod.machine.sizes import split
 from mmiod.values import READ, WRITE, Direction, Space, ones
 
@@ -56,6 +57,10 @@ class Allowed(enum.IntFlag):
     """Of a device."""
 
 
+READS, COUNTS, POSTS, OPEN = map(int, Allowed)
+"""The same as plain numbers, which compare faster."""
+
+
 @define(eq=False)
 class Row:
     """Of one device, at one address and in one direction."""
@@ -79,6 +84,10 @@ class Row:
     """Of its first word in the page."""
     allowed: int = 0
     """As it is in the page."""
+    grant: int = field(init=False)
+    """What is allowed if it is."""
+    alone: bool = field(init=False)
+    """One register is all of it."""
     counts: bool = field(init=False)
     gates: tuple[Callable[[Any], bool], ...] = field(init=False)
     """What must hold: banks, and policies that depend on the device."""
@@ -95,28 +104,27 @@ class Row:
         ]
         self.counts = self.kind is Kind.READ and not self.word and any(one.counter for one in registers)
         banks = [register.when for register in registers if register.when is not None]
-        alone = [] if self.word or self.counts else [known for known in policies if callable(known)]
-        self.gates = (*banks, *alone)
-        stored = [bank.register.name for bank in banks if isinstance(bank, Bank)]
+        predicates = [] if self.word or self.counts else [known for known in policies if callable(known)]
+        self.gates = (*banks, *predicates)
         derived = [register for register in registers if register.derived and not register.constant]
-        follows = bool(derived) and self.kind is not Kind.WRITE
-        self.moving = follows or bool(alone) or len(stored) < len(banks)
+        asked = [_asked(gate) for gate in self.gates]
+        self.moving = None in asked or (bool(derived) and self.kind is not Kind.WRITE)
+        stored = itertools.chain.from_iterable(filter(None, asked))
         self.depends = frozenset((*stored, *(register.name for register in registers)))
+        self.grant = READS
+        if self.counts or self.kind is Kind.WRITE:
+            self.grant = COUNTS if self.counts else POSTS
+        self.alone = len(registers) == 1 and not self.parts[0][0] and registers[0].size == self.size
 
     @property
     def head(self) -> int:
         """The word KIND, without the device's row."""
         return self.space | self.size << 8 | (self.least or self.size) << 16 | self.kind << 24
 
-    @property
-    def grant(self) -> int:
-        """What is allowed if it is."""
-        if self.counts:
-            return int(Allowed.COUNTER)
-        return int(Allowed.POST if self.kind is Kind.WRITE else Allowed.READ)
-
     def value(self, device: Device) -> int:
         """What a read gives."""
+        if self.alone:
+            return self.parts[0][1].seen(device)
         value = self.hole
         for at, register in self.parts:
             seen, covered = register.seen(device), ones(register.size)
@@ -129,6 +137,13 @@ class Row:
     def named(self, names: tuple[str, ...]) -> bool:
         """Whether a register of these names is what it writes."""
         return self.parts[0][1].name in names
+
+
+def _asked(gate: Callable[[Any], bool]) -> tuple[str, ...] | None:
+    """The stored registers that a predicate asks; None: anything."""
+    if isinstance(gate, Bank):
+        return (gate.register.name,)
+    return gate.names if isinstance(gate, Stored) else None
 
 
 def rows_of(device: Device, name: str, claims: Claims) -> list[Row]:

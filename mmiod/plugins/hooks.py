@@ -12,7 +12,15 @@ from mmiod.device import Device
 Hook = tuple[str, int, str]
 """A method's name, how many arguments it is given, and for what."""
 
-METHODS: Final = {"reset": 0, "on_reset": 0, "on_restore": 0, "on_reload": 0, "announced": 0, "inspect": 0}
+METHODS: Final = {
+    "reset": 0,
+    "on_reset": 0,
+    "on_restore": 0,
+    "on_reload": 0,
+    "on_restart": 0,
+    "announced": 0,
+    "inspect": 0,
+}
 TIER_1: Final = {"read": 2, "write": 3}
 DECLARED: Final = {
     "declared": {"getter": 0, "reader": 0, "writer": 1, "batch_reader": 1, "batch_writer": 1},

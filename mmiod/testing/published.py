@@ -14,20 +14,9 @@ from attrs import define
 
 from mmiod.device.policy import Count
 from mmiod.machine.address_map import Claim
-from mmiod.machine.published import (
-    AFFECTED,
-    BITS,
-    MAX_ROWS,
-    POLICY,
-    RATE,
-    ROW,
-    SINCE,
-    VALUE,
-    VERSION,
-    Page,
-    Surroundings,
-)
+from mmiod.machine.published import VERSION, Page
 from mmiod.machine.rows import Allowed, Kind, Row
+from mmiod.machine.shelves import AFFECTED, BITS, MAX_ROWS, POLICY, RATE, ROW, SINCE, VALUE, Surroundings
 from mmiod.testing.subject import NAME, Input, Subject, value
 from mmiod.values import READ, WRITE, Space, ones
 
@@ -72,7 +61,7 @@ class Onlooker:
         }
         words = memoryview(bytearray(8 * ROW * (1 + MAX_ROWS))).cast("Q")
         around = Surroundings(claims, machine.hosts)
-        page = Seen(words, lambda: around, machine.clock)
+        page = Seen(words, lambda: around, clock=machine.clock)
         machine.page = subject.around.page = page
         page.go()
         page.counters = True  # time passes when it is told to

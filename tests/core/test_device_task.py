@@ -12,9 +12,9 @@ import trio.testing
 from attrs import define, field
 
 from mmiod.core.backends.faces import BackendFailed, Link, RequestRefused, ServiceLink
-from mmiod.core.ports import MAX_QUEUED, MAX_REQUESTS
+from mmiod.core.ports import MAX_QUEUED, MAX_REQUESTS, RequestQueue
 from mmiod.core.stream_lane import CHUNK
-from mmiod.machine.ports import Keeping
+from mmiod.machine.ports import BackendStatus, Keeping
 from tests.core.backends import serving
 
 # --- streams -----------------------------------------------------------------------------------
@@ -127,6 +127,28 @@ async def test_bytes_come_in_and_no_more_than_there_is_room() -> None:
         bench.device.serial.ready()
         await bench.until(lambda: bench.device.received == b"abcde")
     assert [CHUNK, 1, 7, 5] == wire.asked
+
+
+async def test_room_that_is_made_behind_the_look_is_seen() -> None:
+    """What follows from an input may free the device before the lane waits for that."""
+    wire = Wire()
+    async with serving(streams={"serial": wire}) as bench:
+        await trio.testing.wait_all_tasks_blocked()
+        lane = bench.task.streams[0]
+
+        inputs: list[object] = []
+
+        async def looked(action: Callable[[], None]) -> None:
+            await bench.inject(action)
+            inputs.append(action)
+            if len(inputs) == 2:  # the bytes, and the look behind them
+                bench.device.space = 4
+                lane.queue.ready()
+
+        bench.device.space, lane.inject = 1, looked
+        wire.give(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert [CHUNK, 3] == wire.asked
 
 
 async def test_stream_without_room_hook_takes_chunks() -> None:
@@ -289,6 +311,50 @@ async def test_cancel_reaches_the_request_under_way_only() -> None:
         bench.device.disk.cancel(first)
         await bench.until(lambda: len(bench.device.answers) == 2)
     assert [(1, b"released"), (2, b"done")] == bench.device.answers
+
+
+async def test_cancel_that_comes_too_late_is_nobodys() -> None:
+    """The request has ended before the lane looks: the next one is not cancelled in its place."""
+    queue, unwanted = RequestQueue(BackendStatus("test")), trio.Event()
+
+    async def look() -> None:
+        await queue.unwanted()
+        unwanted.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        queue.ask(1, "execute", b"")
+        queue.ask(2, "execute", b"")
+        await trio.testing.wait_all_tasks_blocked()
+        queue.cancel(1)
+        queue.waiting.popleft()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not unwanted.is_set()
+        queue.cancel(2)
+    assert unwanted.is_set()
+
+
+async def test_a_reply_outlives_its_backend() -> None:
+    """It waits for a VM that is paused; what was done at most once is not in doubt by then."""
+    disk, on = Disk(deque([b"a"])), trio.Event()
+    async with serving(service=disk) as bench:
+        lane = bench.task.services[0]
+
+        async def paused(action: Callable[[], None]) -> None:
+            await on.wait()
+            await bench.inject(action)
+
+        lane.inject = paused
+        number = bench.device.disk.send("execute", b"1")
+        await trio.testing.wait_all_tasks_blocked()
+        assert lane.queue.busy
+        disk.death.set()
+        await trio.testing.wait_all_tasks_blocked()
+        on.set()
+        await bench.until(lambda: bool(bench.device.answers))
+    assert [(number, b"a")] == bench.device.answers
+    assert [("open",), ("execute", "1"), ("open",)] == disk.log
+    assert "effect_unknown" not in bench.events
 
 
 async def test_what_a_backend_keeps_is_fetched_behind_the_requests() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 from collections.abc import Iterator
 
@@ -140,3 +141,30 @@ def test_sources_have_their_turns(pump: Pump, kick: int) -> None:
     pump.turn()
     assert order[:4] == [busy, quiet, busy, quiet]
     os.close(spare)
+
+
+def test_descriptors_are_looked_at_for_a_while(monkeypatch: pytest.MonkeyPatch, kick: int) -> None:
+    """Who comes back soon finds the loop awake; who does not lets it sleep, and then costs nothing."""
+    now, called = [0], list[int]()
+    pump = Pump(threading.Event(), CAP)
+
+    def passes() -> int:
+        now[0] += 1000
+        if now[0] == 150_000:
+            os.eventfd_write(kick, 1)
+        return now[0]
+
+    def take(_events: int) -> None:
+        called.append(now[0])
+        os.eventfd_read(kick)
+
+    monkeypatch.setattr(pumping, "monotonic_ns", passes)
+    try:
+        pump.register(kick, take, select.EPOLLIN)
+        assert not pump.turn()
+        assert (called, now[0]) == ([150_000], 150_000 + CAP)
+        assert not pump.turn()
+        assert now[0] == 150_000 + CAP + 2000, "one look, as nothing has come"
+    finally:
+        pump._epoll.close()
+        os.close(pump._wake)

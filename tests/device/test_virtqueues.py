@@ -10,6 +10,7 @@ import pytest
 from attrs import define, field
 from hypothesis import given, settings, strategies as st
 
+from mmiod.device.accesses import MemoryRead
 from mmiod.device.virtio import (
     BrokenQueue,
     Chain,
@@ -26,7 +27,7 @@ from mmiod.device.virtio import (
 from mmiod.device.virtio.packed import PackedRing
 from mmiod.device.virtio.queue import Ring
 from mmiod.device.virtio.split import SplitRing
-from mmiod.device.work import MemoryRead, MemoryWrite, Moves
+from mmiod.device.work import Moves
 from mmiod.testing import Harness
 from mmiod.testing.harness import FakeMemory
 from tests.device.virtio_drivers import PackedDriver, SplitDriver
@@ -297,7 +298,7 @@ def taking(ring: Ring, memory: FakeMemory) -> list[Chain]:
     run, result = ring.take(100), None
     for _ in range(20):
         try:
-            access: MemoryRead | MemoryWrite = run.send(result)  # type: ignore[arg-type]
+            access = run.send(result)  # type: ignore[arg-type]
         except StopIteration as done:
             chains: list[Chain] = done.value
             return chains

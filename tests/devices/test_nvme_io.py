@@ -10,7 +10,6 @@ from attrs import define
 
 from devices.pci.nvme import Nvme
 from mmiod.device.nvme.commands import MAX_COMMANDS
-from mmiod.device.work import MemoryRead
 from mmiod.machine.plain import byte_form, text_form
 from tests.devices.nvmes import ADMIN, DATA, ENABLE, IO, LIST, PAGE, SECTORS, Completion, Host, blocks, host
 
@@ -369,9 +368,7 @@ def interrupted(found: Host, accesses: int) -> bool:
             access = run.send(result)  # type: ignore[arg-type]
         except StopIteration:
             return True
-        result = memory.read(access.gpa, access.length) if isinstance(access, MemoryRead) else b""
-        if not isinstance(access, MemoryRead):
-            memory.write(access.gpa, access.data)
+        result = access.perform(memory)
     run.close()
     return False
 

@@ -345,7 +345,7 @@ def test_a_transfer_goes_on_behind_a_restore(packed: bool) -> None:
 
 
 def test_entropy_is_drawn_when_it_is_wanted() -> None:
-    """Not before, and at most 64 bytes ahead; a buffer gets what there is."""
+    """Not before, and at most 64 bytes ahead; a buffer gets nothing while there are less."""
     guest = Guest(VirtioRng, VirtioConfig())
     assert 0 == guest.room("source")
     guest.offer(0, [], [100])
@@ -353,8 +353,15 @@ def test_entropy_is_drawn_when_it_is_wanted() -> None:
     guest.receive("source", b"r" * 64)
     assert [b"r" * 64] == guest.back()
     guest.offer(0, [], [10])
-    guest.receive("source", b"s" * 20)
+    for part in (b"s" * 9, b"s" * 54):
+        guest.receive("source", part)
+        assert [] == guest.back()
+    assert 1 == guest.room("source")
+    guest.receive("source", b"t")
     assert [b"s" * 10] == guest.back()
+    guest.offer(0, [], [64])
+    guest.receive("source", b"u" * 10)
+    assert [b"s" * 53 + b"t" + b"u" * 10] == guest.back()
 
 
 def test_text_goes_both_ways() -> None:

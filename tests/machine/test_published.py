@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from attrs import define
+from attrs import define, field
 from hypothesis import given, settings, strategies as st
 
-from mmiod.device import Count, Device, IrqOutput, Region, Register
+from mmiod.device import PENDING, Count, Device, IrqOutput, Pending, Region, Register, Timer
 from mmiod.device.pci import Bar, Identity, PciFunction
 from mmiod.errors import DeclarationError
 from mmiod.machine.description import DeviceDescription, Placement
-from mmiod.machine.published import (
+from mmiod.machine.published import VERSION, Page
+from mmiod.machine.restart import restart
+from mmiod.machine.rows import Allowed, Kind
+from mmiod.machine.shelves import (
     ADDRESS,
     AFFECTED,
     BITS,
@@ -22,12 +25,10 @@ from mmiod.machine.published import (
     ROWS,
     SINCE,
     VALUE,
-    VERSION,
-    Page,
 )
-from mmiod.machine.rows import Allowed, Kind
+from mmiod.protocol.exit.table import LAYOUTS, NUMBERS
 from mmiod.values import READ, WRITE, Direction, Space
-from tests.machine.machines import Rig
+from tests.machine.machines import Outlet, Rig
 
 BASE = 0x300
 NS = 1_000_000_000
@@ -289,3 +290,95 @@ def test_contradictions_are_refused(declared: dict[str, Register], wrong: str) -
     """At the class, naming the register."""
     with pytest.raises(DeclarationError, match=wrong):
         type("Wrong", (Device,), {"length": 8, **declared})
+
+
+class Broken(Serial):
+    """Fails at one value."""
+
+    def _plain(self, value: int) -> None:
+        if value == 0xFF:
+            raise ValueError(value)
+        self.irq.set_level(bool(value & 2))
+
+
+@define(eq=False)
+class Watching(Outlet):
+    """A hypervisor that looks at the page when its interrupt controller is told something."""
+
+    seen: list[int | None] = field(factory=list)
+    shown: Shown | None = None
+
+    def set_level(self, line: int, level: bool) -> None:
+        """Read the status, as the guest's handler may on another vCPU."""
+        assert self.shown is not None
+        self.signals.append(("level", line, level))
+        self.seen.append(self.shown.read(5))
+
+
+def of_broken() -> Shown:
+    """A device that can fail, wired to the hypervisor."""
+    place = {"ports": Placement(Space.PIO, BASE)}
+    rig = Rig({"dev": (Broken, DeviceDescription("test/dev", at=place))}, wires={"dev.irq": "hypervisor.4"})
+    return Shown.shown(rig)
+
+
+def test_nothing_is_shown_when_a_line_changes() -> None:
+    """What an interrupt announces is there with a message, and with the end of the input."""
+    shown = of_broken()
+    outlet = Watching(shown=shown)
+    shown.rig.machine.outlet = outlet
+    assert 0x60 == shown.read(5)
+    shown.access(7, WRITE, 2)
+    assert ([None], 0x60) == (outlet.seen, shown.read(5))
+
+
+def test_quarantine() -> None:
+    """A device that failed is not shown, and is again when it serves again."""
+    shown = of_broken()
+    shown.access(3, WRITE, 9)
+    shown.access(7, WRITE, 0xFF)
+    assert None is shown.read(3)
+    assert 0xFF == shown.access(3, READ)
+    restart(shown.rig.machine, "dev")
+    assert 9 == shown.read(3)
+
+
+def test_while_it_owes_an_answer() -> None:
+    """Posted writes wait behind the access that is not answered: nothing is true meanwhile."""
+    shown = Shown.of(Slow)
+    assert 0 == shown.read(0)
+    assert PENDING is shown.access(1, READ)
+    assert None is shown.read(0)
+    shown.rig.machine.hosts["dev"].fire("later")
+    assert 0 == shown.read(0)
+
+
+class Slow(Device):
+    """An access that is answered later."""
+
+    ports = Region(4)
+    later = Timer()
+    setting = Register(0, published=True, posted=True)
+    answer = Register(1, access="r")
+
+    @answer.on_read
+    def _asked(self) -> Pending:
+        self.later.set(1_000)
+        return PENDING
+
+    @later.on_fire
+    def _due(self) -> None:
+        self.complete(7)
+
+
+def test_the_protocol_has_the_same_numbers() -> None:
+    """Kinds, policies and the words of a row."""
+    for numbers, name in ((Kind, "published_kind"), (Allowed, "published_policy")):
+        for member in numbers:
+            assert NUMBERS[name][str(member.name)] == member
+    places = {member.name: member.offset // 8 for member in LAYOUTS["published_row"].members}
+    names = ("address", "space", "policy", "value", "affected", "since", "rate", "bits")
+    assert (ADDRESS, KIND, POLICY, VALUE, AFFECTED, SINCE, RATE, BITS) == tuple(
+        places[name] for name in names
+    )
+    assert 8 * ROW == LAYOUTS["published_row"].size == LAYOUTS["published_header"].size

@@ -104,7 +104,16 @@ def test_every_kind_of_input_settles() -> None:
             counted.append(self)
 
     rest = {"read": 3, "write": 4, "read_batch": 5, "write_batch": 5, "enqueue": 3, "reset": 0, "fire": 1}
-    arguments = {**rest, "acknowledge": 1, "rewind": 0, "deliver": 2, "receive": 2, "reply": 3, "fail": 3}
+    arguments = {
+        **rest,
+        "acknowledge": 1,
+        "rewind": 0,
+        "restart": 0,
+        "deliver": 2,
+        "receive": 2,
+        "reply": 3,
+        "fail": 3,
+    }
     for kind, perform in INPUTS.items():
         if kind in {"enqueue", "receive", "acknowledge", "rewind"}:
             continue  # they look hooks up by name: `test_every_input_settles`, or change no state

@@ -12,7 +12,17 @@ import attrs
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mmiod.device import Device, MemoryRead, MemoryWrite, Moves, Register, Work
+from mmiod.device import (
+    Device,
+    MemoryGather,
+    MemoryRead,
+    MemoryScatter,
+    MemoryWrite,
+    Moves,
+    Register,
+    Work,
+)
+from mmiod.device.accesses import Access
 from mmiod.device.work import RANGE, WATCH_NS
 from mmiod.machine import serving
 from mmiod.machine.description import DeviceDescription, Placement
@@ -64,10 +74,11 @@ class Mover(Device):
             self.state.checksum = zlib.crc32(data, self.state.checksum)
             self.state.index += 1
 
-    def _copy(self, entry: int) -> Generator[MemoryRead | MemoryWrite, bytes, bytes]:
+    def _copy(self, entry: int) -> Generator[Access, bytes, bytes]:
         source, target, length = ENTRY.unpack((yield MemoryRead(entry, ENTRY.size)))
-        data = yield MemoryRead(source, length)
-        yield MemoryWrite(target, data[::-1])
+        third = length // 3
+        data = yield MemoryGather([(source, third), (source + third, length - third)])
+        yield MemoryScatter([(target, third), (target + third, length)], data[::-1])
         yield MemoryWrite(USED, (self.state.index + 1).to_bytes(4, "little"))
         return data
 
@@ -205,7 +216,7 @@ def limits(limit: int, patient: int) -> Iterator[None]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(steps=STEPS, limit=st.sampled_from([(0, 40), (8, 64), (1024, 65536)]))
+@given(steps=STEPS, limit=st.sampled_from([(0, 80), (8, 120), (1024, 65536)]))
 def test_however_memory_is_reached_and_whatever_happens_the_same_is_done(
     steps: list[tuple[str, int]], limit: tuple[int, int]
 ) -> None:
@@ -244,7 +255,7 @@ def test_an_answer_at_which_the_device_fails_ends_the_run() -> None:
     world.ram.write(RING, ENTRY.pack(SOURCES, TARGETS, 1 << 25))
     world.ring(1)
     world.client.answer()
-    assert "ValueError: DMA of 0x2000000 bytes at 0x4000: at most 0x1000000 at once" == world.host.failure
+    assert "ValueError: DMA of 0x1555556 bytes at 0xaaeaaa: at most 0x1000000 at once" == world.host.failure
     world.rig.now += 60 * 10**9
     restart(world.rig.machine, "dev")
     assert world.host.serves
@@ -292,3 +303,35 @@ def test_runs_of_real_time_leave_others_their_turn() -> None:
     clock.arm("dev", "moving", 0, again)
     clock.arm("other", "tick", 0, partial(fired.append, "tick"))
     assert (2, ["run", "tick"]) == (clock.fire_due(), fired)
+
+
+def test_ranges_of_one_access_are_reached_each_in_its_way() -> None:
+    """What is mapped at once, the rest by messages, in order; what is left of the ranges is not written."""
+    low, high = RING, 0x20000
+    world = World(messages=True)
+    memory = world.rig.machine.memory
+    memory.remove(0)
+    memory.add(Slot(0, 0, 0x10000, False, world.ram))
+    memory.add(Slot(1, 0x10000, 0x20000, False, None))
+    world.ram.write(low, b"AB")
+    world.ram.write(high, b"CDE")
+    world.ram.write(low + 16, b"......")
+    seen = []
+
+    def run() -> Moves:
+        data = yield MemoryGather([(low, 2), (high, 2), (low + 1, 1), (high + 2, 1)])
+        seen.append(data)
+        yield MemoryScatter([(high + 16, 4), (low + 16, 4), (high + 32, 4)], data)
+
+    job = world.host.device.jobs["moving"]
+    job.run = run
+    job.start()
+    messages = []
+    while world.client.asked:
+        _, (kind, data) = next(iter(world.client.asked.items()))
+        messages.append((kind, *RANGE.unpack_from(data)))
+        world.client.answer()
+    assert [b"ABCDBE"] == seen
+    assert [("read", high, 2), ("read", high + 2, 1), ("write", high + 16, 4)] == messages
+    assert (b"ABCD", b"BE....") == (world.ram.read(high + 16, 4), world.ram.read(low + 16, 6))
+    assert not job.deadline_ns

@@ -8,7 +8,9 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription, Placement
 from mmiod.machine.machine import Machine, Record
+from mmiod.machine.mark import HookDeadlineExceeded
 from mmiod.machine.memory import Slot
 from mmiod.machine.restart import restart
 from mmiod.machine.state import restore, save
@@ -306,7 +309,12 @@ def others(machine: Machine) -> Any:  # noqa: ANN401
 
 def test_every_effect_of_a_context_has_a_row() -> None:
     """A worker can say what a device can do, and no more."""
-    methods = {name for name in vars(Context) if not name.startswith("_")} - {"clock", "memory", "bus", "storage"}
+    methods = {name for name in vars(Context) if not name.startswith("_")} - {
+        "clock",
+        "memory",
+        "bus",
+        "storage",
+    }
     assert methods == {name for name in EFFECTS if "." not in name} - {"told"}
 
 
@@ -317,3 +325,59 @@ def test_channel_is_bounded() -> None:
         theirs.sendall(b"\xff\xff\xff\xff")
         with pytest.raises(WorkerGone, match="announces 4294967295 bytes"):
             next(HostEnd(ours).receive(1 << 62))
+
+
+class Late(HostEnd):
+    """A worker's channel that answers after so many waits, each to its deadline; or never."""
+
+    def __init__(self, now: list[int], waits: int) -> None:
+        super().__init__(socket.socket())
+        self.now, self.waits = now, waits
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Listen to nothing."""
+
+    def receive(self, deadline_ns: int) -> Iterator[list[Any]]:
+        """Time passes."""
+        if not self.waits:
+            return iter([["answer", 7]])
+        self.waits -= 1
+        self.now[0] = deadline_ns
+        raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    ("share", "waits", "passed"),
+    [(2, 1, 100), (2, 50, 200), (0, 9, 900), (0, 50, 1000), (1, 1, 100)],
+    ids=["half", "half, and loops", "none", "none, and never does", "all"],
+)
+def test_a_worker_has_its_deadline_in_cpu_time(
+    monkeypatch: pytest.MonkeyPatch, share: int, waits: int, passed: int
+) -> None:
+    """Of which the host gives it a half, none or all of what passes by the clock: there ten deadlines do."""
+    now = [1000]
+    monkeypatch.setattr("mmiod.plugins.process.workers.perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(Worker, "cpu_ns", property(lambda _: now[0] // share if share else 5))
+    _, found = lying()
+    assert found.worker is not None
+    found.worker.process.wait()
+    found.worker.channel.socket.close()
+    found.worker.channel = Late(now, waits)
+    late = waits == 50 or share == 1
+    with pytest.raises(HookDeadlineExceeded) if late else nullcontext():
+        assert 7 == found.worker.exchange(found.device, ("read",), 100)
+    assert 1000 + passed == now[0]
+    found.worker.channel.socket.close()
+
+
+def test_cpu_time_is_the_processs() -> None:
+    """It passes while that works; of one that is gone it is nothing."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    worker = Worker(process, HostEnd(socket.socket()))
+    before = worker.cpu_ns
+    while worker.cpu_ns - before < 1_000_000:
+        pass
+    process.kill()
+    process.wait()
+    assert 0 == worker.cpu_ns
+    worker.channel.socket.close()

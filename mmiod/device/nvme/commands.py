@@ -10,6 +10,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
+from mmiod.device.accesses import MemoryRead, MemoryWrite
 from mmiod.device.block import MAX_RANGE, BlockClient, Medium
 from mmiod.device.nvme import features
 from mmiod.device.nvme.admin import Admin
@@ -20,7 +21,7 @@ from mmiod.device.nvme.nvm import Nvm
 from mmiod.device.nvme.prp import gather, scatter
 from mmiod.device.nvme.queues import Command, CompletionQueue, SubmissionQueue
 from mmiod.device.nvme.session import Session
-from mmiod.device.work import MemoryRead, MemoryWrite, Moves
+from mmiod.device.work import Moves
 
 MAX_COMMANDS: Final = 32
 """Under way at once, abandoned ones among them; others wait in their queues."""

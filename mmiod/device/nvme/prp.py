@@ -11,8 +11,8 @@ import struct
 from collections.abc import Generator
 from typing import Final
 
+from mmiod.device.accesses import MemoryRead, MemoryWrite
 from mmiod.device.nvme.entries import Refused, Status
-from mmiod.device.work import MemoryRead, MemoryWrite
 
 PAGE: Final = 4096
 _ENTRY: Final = 8

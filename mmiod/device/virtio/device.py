@@ -177,6 +177,14 @@ class VirtioDevice(Device):
         """Queues as the driver finds them."""
         self.state.queues = [Queue(size) for size in self.queue_sizes()]
 
+    def on_restart(self) -> None:
+        """Notifications may be lost, or a run: look at all queues."""
+        super().on_restart()
+        for queue in self.state.queues:
+            queue.rung = queue.wanted = queue.enabled
+        if self.live:
+            self.moving.start()
+
     def _reset_by_driver(self) -> None:
         """2.4: nothing of the driver's is used any more."""
         self.moving.cancel()

@@ -7,6 +7,7 @@ from typing import Final
 
 from attrs import define
 
+from mmiod.device.accesses import MemoryRead, MemoryWrite
 from mmiod.device.virtio.queue import (
     DESCRIPTOR,
     INDIRECT,
@@ -21,7 +22,6 @@ from mmiod.device.virtio.queue import (
     check_table,
     crossed,
 )
-from mmiod.device.work import MemoryRead, MemoryWrite
 
 AVAILABLE, USED = 1 << 7, 1 << 15
 """Flags of a descriptor (2.8.1)."""

@@ -7,15 +7,16 @@ guest wrote is checked; what no driver may do is a `BrokenQueue`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from attrs import define, field
 
-from mmiod.device.work import MemoryRead, MemoryWrite, Moves
+from mmiod.device.accesses import Access, MemoryGather, MemoryRead, MemoryScatter, MemoryWrite
+from mmiod.device.work import Moves
 
 T = TypeVar("T")
-Steps = Generator[MemoryRead | MemoryWrite, bytes, T]
+Steps = Generator[Access, bytes, T]
 """A part of a run that gives a T."""
 
 NO_VECTOR: Final = 0xFFFF
@@ -171,20 +172,16 @@ def divide(spans: Iterable[Span], length: int) -> tuple[list[Span], list[Span]]:
     return first, rest
 
 
-def gather(spans: Iterable[Span]) -> Steps[bytes]:
+def gather(spans: Sequence[Span]) -> Steps[bytes]:
     """Read all of them."""
-    parts = []
-    for span in spans:
-        parts.append((yield MemoryRead(span.gpa, span.length)))  # noqa: PERF401  # it yields
-    return b"".join(parts)
+    if len(spans) == 1:
+        return (yield MemoryRead(spans[0].gpa, spans[0].length))
+    return (yield MemoryGather([(span.gpa, span.length) for span in spans])) if spans else b""
 
 
-def scatter(spans: Iterable[Span], data: bytes) -> Moves:
+def scatter(spans: Sequence[Span], data: bytes) -> Moves:
     """Write `data` to the first of them."""
-    position = 0
-    for span in spans:
-        part = data[position : position + span.length]
-        if not part:
-            return
-        yield MemoryWrite(span.gpa, part)
-        position += len(part)
+    if data and len(spans) == 1:
+        yield MemoryWrite(spans[0].gpa, data[: spans[0].length])
+    elif data:
+        yield MemoryScatter([(span.gpa, span.length) for span in spans], data)

@@ -7,6 +7,7 @@ from typing import Final
 
 from attrs import define
 
+from mmiod.device.accesses import MemoryRead, MemoryWrite
 from mmiod.device.virtio.queue import (
     DESCRIPTOR,
     INDIRECT,
@@ -20,7 +21,6 @@ from mmiod.device.virtio.queue import (
     check_table,
     crossed,
 )
-from mmiod.device.work import MemoryRead, MemoryWrite
 
 NO_INTERRUPT: Final = 1
 """Flag of the available ring (2.7.6)."""

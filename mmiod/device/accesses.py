@@ -1,0 +1,158 @@
+"""What a run of a work asks of guest memory: one range, or several in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from attrs import define
+
+if TYPE_CHECKING:
+    from mmiod.device.faces import Memory
+
+NEAR: Final = 1 << 24
+"""Bytes that are asked about at once."""
+
+
+@define
+class MemoryRead:
+    """DMA read of `length` bytes; what is not RAM reads as ones."""
+
+    gpa: int
+    length: int
+
+    kind: ClassVar[str] = "read"
+    sent: ClassVar[bytes] = b""
+
+    def perform(self, memory: Memory) -> bytes:
+        """Do it at once."""
+        return memory.read(self.gpa, self.length)
+
+    @property
+    def failed(self) -> bytes:
+        """What it gives if nobody answers."""
+        return b"\xff" * self.length
+
+    def by_message(self, memory: Memory) -> bool:
+        """Whether only messages reach it."""
+        return memory.by_message(self.gpa, self.length)
+
+    def apart(self) -> Parts:
+        """The ranges that it is of, one by one."""
+        return (yield self)
+
+
+@define
+class MemoryWrite:
+    """DMA write; what is not RAM, or read-only, drops the bytes."""
+
+    gpa: int
+    data: bytes
+
+    kind: ClassVar[str] = "write"
+    failed: ClassVar[bytes] = b""
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return len(self.data)
+
+    @property
+    def sent(self) -> bytes:
+        """What goes with the message."""
+        return self.data
+
+    def perform(self, memory: Memory) -> bytes:
+        """Do it at once."""
+        memory.write(self.gpa, self.data)
+        return b""
+
+    def by_message(self, memory: Memory) -> bool:
+        """Whether only messages reach it."""
+        return memory.by_message(self.gpa, self.length)
+
+    def apart(self) -> Parts:
+        """The ranges that it is of, one by one."""
+        return (yield self)
+
+
+@define
+class MemoryGather:
+    """DMA reads of several ranges, each an address and a length; gives all their bytes in a row."""
+
+    ranges: Ranges
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return sum([length for _, length in self.ranges])
+
+    def perform(self, memory: Memory) -> bytes:
+        """Do it at once."""
+        read = memory.read
+        return b"".join([read(gpa, length) for gpa, length in self.ranges])
+
+    def by_message(self, memory: Memory) -> bool:
+        """Whether only messages reach a part of it."""
+        return _by_message(memory, self.ranges)
+
+    def apart(self) -> Parts:
+        """One range by one."""
+        found = []
+        for gpa, length in self.ranges:
+            found.append((yield MemoryRead(gpa, length)))  # it yields
+        return b"".join(found)
+
+
+@define
+class MemoryScatter:
+    """DMA writes to several ranges, of `data` as far as that goes; gives b""."""
+
+    ranges: Ranges
+    data: bytes
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return len(self.data)
+
+    def perform(self, memory: Memory) -> bytes:
+        """Do it at once."""
+        write = memory.write
+        for gpa, part in self._parts():
+            write(gpa, part)
+        return b""
+
+    def by_message(self, memory: Memory) -> bool:
+        """Whether only messages reach a part of it."""
+        return _by_message(memory, self.ranges)
+
+    def apart(self) -> Parts:
+        """One range by one."""
+        for gpa, part in self._parts():
+            yield MemoryWrite(gpa, part)
+        return b""
+
+    def _parts(self) -> Iterator[tuple[int, bytes]]:
+        data, position = self.data, 0
+        for gpa, length in self.ranges:
+            part = data[position : position + length]
+            if not part:
+                return
+            yield gpa, part
+            position += length
+
+
+def _by_message(memory: Memory, ranges: Ranges) -> bool:
+    """Asked of all at once where they are close together: usually none is, and each question is noted."""
+    low = min([gpa for gpa, _ in ranges], default=0)
+    high = max([gpa + length for gpa, length in ranges], default=0)
+    by_message = memory.by_message
+    if high - low <= NEAR and not by_message(low, high - low):
+        return False
+    return any([by_message(gpa, length) for gpa, length in ranges])  # noqa: C419  # a list is faster
+
+
+Access = MemoryRead | MemoryWrite | MemoryGather | MemoryScatter
+Parts = Generator[MemoryRead | MemoryWrite, bytes, bytes]
+Ranges = Sequence[tuple[int, int]]

@@ -1,0 +1,189 @@
+"""The table of published registers: which row is where.  See `mmiod.machine.published`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field, frozen
+
+from mmiod.machine.address_map import Policy, Range
+from mmiod.machine.rows import Claims, Kind, Row, rows_of
+from mmiod.values import ones
+
+if TYPE_CHECKING:
+    from mmiod.machine.host import InlineHost
+
+MAX_ROWS: Final = 4095
+"""With the head they fill 256 KiB."""
+ROW: Final = 8
+"""Words of a row, and of the head."""
+GENERATION, ROWS, ORIGIN = 0, 1, 2
+"""Words of the head.  ORIGIN is what CLOCK_MONOTONIC was, in ns, at 0 of the guest's clock."""
+ADDRESS, KIND, POLICY, VALUE, AFFECTED, SINCE, RATE, BITS = range(ROW)
+"""Words of a row.  VALUE of a counter is the one at SINCE, in ns of the guest's clock."""
+LENGTH, TARGET = SINCE, RATE
+"""The same of a span or a window."""
+WORD: Final = ones(8)
+NOBODY: Final = ""
+"""The name of what nobody claims."""
+
+
+@frozen
+class Surroundings:
+    """What there is to publish."""
+
+    claims: Claims
+    hosts: Mapping[str, InlineHost]
+    idle: Iterable[Range] = ()
+    """Ranges that nobody claims."""
+
+
+@define(eq=False)
+class Shelf:
+    """The rows of one device, or of the ranges that nobody claims."""
+
+    host: InlineHost | None
+    first: int
+    """Its own row, which is its gate."""
+    room: int
+    """Rows behind that."""
+    rows: list[Row]
+    moving: list[Row]
+    """Those that must be looked at after each input."""
+    following: dict[str, list[Row]] = field(factory=dict)
+    """The others, by the registers that they follow."""
+    stored: dict[str, int] | None = None
+    """What its registers held when all rows were looked at; None: look at all."""
+    open: bool = False
+
+    @property
+    def gate(self) -> int:
+        """Where the policy of its own row is, in words."""
+        return ROW * (1 + self.first) + POLICY
+
+
+@define(eq=False)
+class Table:
+    """Rows in `words`, 64 bits each; those of a device stand together, behind one of its own."""
+
+    words: memoryview
+    around: Callable[[], Surroundings]
+    limit: int = MAX_ROWS
+    """Rows that there is room for."""
+    shelves: dict[str, Shelf] = field(factory=dict)
+    """By device."""
+    dropped: int = 0
+    """Registers that found no room."""
+    generation: int = field(init=False)
+    entered: bool = False
+    """There is a table, and it is right."""
+    moved: set[str] = field(factory=set)
+    """Devices whose rows are wrong."""
+    used: int = 0
+    """Rows of devices, their gates included."""
+
+    def __attrs_post_init__(self) -> None:
+        """Behind what is there, which is the table of a daemon before this one, or anything."""
+        self.limit = min(self.limit, len(self.words) // ROW - 1)
+        self.generation = self.words[GENERATION] % (1 << 62) | 1
+        self.words[GENERATION] = self.generation
+
+    def move(self, name: str | None = None) -> None:
+        """Regions of a device move; None: all that there is may be another."""
+        if name is None:
+            self.shelves.clear()
+        self.moved.add(name or NOBODY)
+        if self.entered:
+            self.entered = False
+            self._count_on()
+
+    def enter(self) -> None:
+        """Nothing moves any more: make the table right."""
+        around = self.around()
+        if not self._enter_moved(around):
+            self._enter(around)
+        self._enter_spans(around.idle)
+        self.moved.clear()
+        self.entered = True
+        self._count_on()
+
+    def _count_on(self) -> None:
+        self.generation += 1
+        self.words[GENERATION] = self.generation
+
+    def _enter_moved(self, around: Surroundings) -> bool:
+        """Make the rows of what moved anew, if they have room where they were."""
+        for name in self.moved - {NOBODY}:
+            shelf = self.shelves.get(name)
+            rows = _rows(around, name)
+            if len(rows) > (shelf.room if shelf is not None else 0):
+                return False
+            if shelf is not None:
+                self.shelves[name] = self._shelf(shelf.host, shelf.first, shelf.room, rows)
+        return bool(self.shelves)
+
+    def _enter(self, around: Surroundings) -> None:
+        self.shelves.clear()
+        self.dropped = self.used = 0
+        for name, host in around.hosts.items():
+            found = _rows(around, name)
+            kept = found[: max(0, self.limit - self.used - 2)]
+            self.dropped += len(found) - len(kept)
+            if kept:
+                self.shelves[name] = self._shelf(host, self.used, len(kept), kept)
+                self.used += 1 + len(kept)
+
+    def _enter_spans(self, idle: Iterable[Range]) -> None:
+        """Ranges that are known to be probed, behind a gate of their own."""
+        spans = [
+            Row(Kind.SPAN, found.space, found.start, 8, hole=WORD, length=found.end - found.start)
+            for found in idle
+            if found.claim is None and found.policy == Policy.IGNORE
+        ][: max(0, self.limit - self.used - 1)]
+        self.shelves[NOBODY] = self._shelf(None, self.used, len(spans), spans)
+        self.words[ROWS] = self.used + 1 + len(spans)
+
+    def _shelf(self, host: InlineHost | None, first: int, room: int, rows: list[Row]) -> Shelf:
+        gate = ROW * (1 + first)
+        for number in range(room + 1):
+            self._write(gate + ROW * number)
+        shelf = Shelf(host, first, room, rows, [row for row in rows if row.moving])
+        posted = [row for row in rows if row.kind is Kind.WRITE]
+        for number, row in enumerate(rows, start=1):
+            row.place = gate + ROW * number
+            self._write(row.place, row.head | first << 32, row.address, _waits(row, posted))
+            if row.length:
+                self.words[row.place + LENGTH] = row.length & WORD
+                self.words[row.place + TARGET] = row.target
+            for name in () if row.moving else row.depends:
+                shelf.following.setdefault(name, []).append(row)
+        return shelf
+
+    def _write(self, place: int, kind: int = 0, address: int = 0, waits: int = 0) -> None:
+        """A row that allows nothing; of kind 0 it is a gate, or nothing at all."""
+        words = self.words
+        words[place + POLICY] = 0
+        words[place + ADDRESS], words[place + KIND], words[place + AFFECTED] = address, kind, waits
+        for word in (VALUE, SINCE, RATE, BITS):
+            words[place + word] = 0
+
+
+def _rows(around: Surroundings, name: str) -> list[Row]:
+    host = around.hosts[name]
+    return [] if host.isolated else rows_of(host.device, name, around.claims)
+
+
+def _waits(row: Row, posted: list[Row]) -> int:
+    """The writes that must have been applied before a row is right, as bits."""
+    if row.kind is Kind.CONFIG_WINDOW:
+        latch = row.parts[0][1].name
+        return sum(1 << number for number, write in enumerate(posted) if write.named((latch,)))
+    if row.kind is Kind.WINDOW or (row.kind is Kind.WRITE and not row.gates):
+        return 0
+    unaffected = set.intersection(*(set(register.unaffected_by) for _, register in row.parts), _names(posted))
+    return sum(1 << number for number, write in enumerate(posted) if not write.named(tuple(unaffected)))
+
+
+def _names(rows: Iterable[Row]) -> set[str]:
+    return {register.name for row in rows for _, register in row.parts}
