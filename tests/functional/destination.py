@@ -34,6 +34,8 @@ async def _serve(path: Path) -> int:
             _, status = await trio.to_thread.run_sync(partial(os.waitpid, -1, 0))
             sample = rig.machine.hosts["sample"].device
             assert isinstance(sample, SampleFunction)
+            for refused in rig.of("message_refused"):
+                sys.stderr.write(f"{refused}\n")
     return os.waitstatus_to_exitcode(status) or sample.state.faults
 
 

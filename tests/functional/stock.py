@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
@@ -16,7 +17,7 @@ import trio
 from attrs import define, field
 
 from mmiod import config, daemon
-from mmiod.core.ports import Signal
+from mmiod.core.ports import RequestQueue, Signal
 from mmiod.daemon import Daemon
 from mmiod.demo.initrd import compressed
 from mmiod.service.limiter import RateLimiter
@@ -88,7 +89,6 @@ async def serving(directory: Path, devices: Mapping[str, Any]) -> AsyncIterator[
             "control": "control",
             "recorder_capacity": 1 << 20,
             "log_level": "warning",
-            "hook_deadline_ms": 2000,  # of time by the clock, which a busy host spends elsewhere
         },
         "vm": [
             {"name": "guest", "machine": "guest.toml", "protocol": "vfio-user", "socket": "functions"},
@@ -192,6 +192,39 @@ async def controlling(path: Path) -> AsyncIterator[Qmp]:
         qmp = Qmp(stream)
         await qmp.ask("qmp_capabilities")
         yield qmp
+
+
+# --- images ---------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class Asked:
+    """How often images are asked for what, by backend and kind."""
+
+    counts: Counter[tuple[str, str]] = field(factory=Counter)
+    changed: Signal = field(factory=Signal)
+
+    def __getitem__(self, kind: str) -> int:
+        """Of all images."""
+        return sum(count for (_, known), count in self.counts.items() if known == kind)
+
+    def note(self, queue: RequestQueue, kind: str) -> None:
+        """One more."""
+        self.counts[queue.status.backend, kind] += 1
+        self.changed.set()
+
+    async def reaches(self, count: int, *kinds: str) -> None:
+        """Wait until there were so many requests of these kinds."""
+        with trio.fail_after(PATIENCE_S):
+            while sum(self[kind] for kind in kinds) < count:
+                await self.changed.wait()
+
+
+def disk(directory: Path, name: str, mib: int) -> str:
+    """A backend that is a new image without content."""
+    with (directory / name).open("wb") as image:
+        image.truncate(mib << 20)
+    return f"block:{name}"
 
 
 # --- a guest ----------------------------------------------------------------------------------

@@ -72,6 +72,20 @@ def test_what_vfio_user_does_not_reach_is_refused(tmp_path: Path, devices: str, 
     assert told.startswith(f"{tmp_path}/{problem}")
 
 
+def test_only_vfio_user_maps_storage(tmp_path: Path) -> None:
+    """On the exit protocol's PCI bus `mmap = true` is a mistake."""
+    (tmp_path / "guest.toml").write_text(
+        '[devices.shared]\nplugin = "pci/ivshmem"\nslot = "00:05.0"\nmmap = true\n'
+    )
+    path = tmp_path / "mmiod.toml"
+    path.write_text(
+        '[daemon]\ncontrol = "control"\n[[vm]]\nname = "guest"\nmachine = "guest.toml"\nsocket = "vm"\n'
+    )
+    with pytest.raises(ConfigError, match=r"guest.toml: devices.shared.mmap: only by vfio-user") as raised:
+        daemon.build(config.load(path))
+    assert 1 == len(raised.value.problems)
+
+
 def test_the_bundled_machine_is_in_order() -> None:
     """config/machines/qemu-serial.toml is what docs/qemu.md says."""
     described = config.load_machine(ROOT / "config" / "machines" / "qemu-serial.toml")

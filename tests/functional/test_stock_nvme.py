@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
-import trio
-from attrs import define, field
+import structlog
 
-from mmiod.core.ports import RequestQueue, Signal
-from tests.functional.stock import PATIENCE_S, interrupts, kernel, running, serving
+from tests.functional.stock import Asked, disk, interrupts, kernel, running, serving
 
 pytestmark = pytest.mark.needs("stock")
 
-MIB = 1 << 20
 IMAGE_MIB = 160
 RELOADS = 20
 MACHINE = ("-machine", "q35", "-accel", "tcg", "-cpu", "max")
@@ -41,43 +37,13 @@ echo finished
 """
 
 
-@define(eq=False)
-class Asked:
-    """How often images are asked for what."""
-
-    kinds: Counter[str] = field(factory=Counter)
-    changed: Signal = field(factory=Signal)
-
-    async def transfers(self, count: int) -> None:
-        """Wait until there were so many reads and writes."""
-        with trio.fail_after(PATIENCE_S):
-            while self.kinds["read"] + self.kinds["write"] < count:
-                await self.changed.wait()
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """What images are asked for."""
-    found, ask = Asked(), RequestQueue.ask
-
-    def noted(queue: RequestQueue, number: int, kind: str, data: bytes) -> None:
-        found.kinds[kind] += 1
-        found.changed.set()
-        ask(queue, number, kind, data)
-
-    monkeypatch.setattr(RequestQueue, "ask", noted)
-    return found
-
-
 def machine(directory: Path) -> dict[str, object]:
     """One controller and its image."""
-    with (directory / "disk.img").open("wb") as image:
-        image.truncate(IMAGE_MIB * MIB)
     return {
         "nvme": {
             "plugin": "pci/nvme",
             "slot": "00:10.0",
-            "streams": {"disk": "block:disk.img"},
+            "streams": {"disk": disk(directory, "disk.img", IMAGE_MIB)},
             "config": {"serial": "a-serial"},
         }
     }
@@ -110,7 +76,7 @@ async def test_a_stock_linux_reads_and_writes(tmp_path: Path, asked: Asked, cpus
         assert "discarded" in seen
         assert "67108864" in seen
         assert not re.search(BAD, seen)
-        assert (True, True) == (asked.kinds["discard"] > 0, asked.kinds["flush"] > 0)
+        assert (True, True) == (asked["discard"] > 0, asked["flush"] > 0)
         if line:
             assert 0 < interrupts(seen, "nvme0q1")
         else:
@@ -136,15 +102,16 @@ async def test_a_disk_is_reloaded_while_a_guest_writes(tmp_path: Path, asked: As
     async with serving(tmp_path, machine(tmp_path)) as server:
         nvme = server.functions["nvme"].host
         async with running(tmp_path, *boot(tmp_path, RELOADED), *await server.arguments()) as qemu:
-            under_way = 0
+            under_way, pauses = 0, []
             for turn in range(RELOADS):
-                await asked.transfers(1 + 30 * turn)
+                await asked.reaches(1 + 30 * turn, "read", "write")
                 under_way += bool(nvme.device.state.session.flight)
-                await server.daemon.reloader.reload("nvme")
+                pauses.append((await server.daemon.reloader.reload("nvme")).pause_us / 1000)
             assert 0 == await qemu.ends()
+        structlog.get_logger().info("reloaded", disk="nvme", pauses_ms=pauses)
         seen = (tmp_path / "console").read_text()
         assert "finished" in seen
         assert "same" in seen
         assert not re.search(BAD, seen)
         assert (1 + RELOADS, True) == (nvme.generation, under_way > 0)
-        assert not server.of("device_failed")
+        assert not server.of("device_quarantined")

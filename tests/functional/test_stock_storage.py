@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmiod.machine.storage import Backing
-from tests.functional.stock import Qemu, Server, controlling, running, serving
+from mmiod.trace.record import REGISTER
+from tests.functional.stock import Qemu, Server, controlling, kernel, running, serving
 from tests.functional.test_stock_qemu import QTEST, config_read, config_write
 
 SHARED = {"plugin": "pci/ivshmem", "slot": "00:10.0"}
@@ -85,3 +86,43 @@ async def test_it_follows_its_bar_and_outlives_a_reset(tmp_path: Path) -> None:
         announced = [(slot.gpa, slot.length) for slot in slots if REGISTERS <= slot.gpa < FIRMWARE]
         assert [(moved, 4 << 20)] == announced
         assert not server.of("message_refused")
+
+
+SCRIPT = """\
+device=/sys/bus/pci/devices/0000:00:10.0
+cat $device/vendor $device/device $device/class
+echo 1 > $device/enable
+set -- $(sed -n 3p $device/resource)
+base=$1
+devmem $base 32
+devmem $((base + 0x3ffffc)) 32
+devmem $((base + 0x1000)) 64 0x1122334455667788
+devmem $((base + 0x1004)) 16
+for turn in $(seq 200); do devmem $((base + 0x2000 + 4 * turn)) 32 $turn; done
+"""
+
+
+@pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "by message"])
+async def test_a_stock_linux_reads_and_writes_it(tmp_path: Path, mapped: bool) -> None:
+    """Through the BAR where its kernel put it, with no message or with one for each access."""
+    console = tmp_path / "console"
+    booted = (
+        *("-machine", "q35", "-accel", "tcg", "-cpu", "max", "-serial", f"file:{console}"),
+        *kernel(tmp_path, SCRIPT),
+    )
+    async with serving(tmp_path, {"shared": {**SHARED, "mmap": mapped}}) as server:
+        backing(server).write(0, b"from")
+        backing(server).write(0x3FFFFC, b"mmio")
+        async with running(tmp_path, *booted, *await server.arguments()) as qemu:
+            assert 0 == await qemu.ends()
+            assert "" == qemu.errors.read_text()
+        lines = console.read_text().replace("\r", "").splitlines()
+        begin = lines.index("0x1af4")
+        assert ["0x1af4", "0x1110", "0x050000"] == lines[begin : begin + 3]
+        assert ["0x6D6F7266", "0x6F696D6D", "0x3344"] == lines[begin + 3 : begin + 6]
+        assert (0x1122_3344_5566_7788).to_bytes(8, "little") == backing(server).read(0x1000, 8)
+        assert b"".join(turn.to_bytes(4, "little") for turn in range(1, 201)) == backing(server).read(
+            0x2004, 800
+        )
+        records, _, _ = server.daemon.recorder.since(0, 1 << 20)
+        assert (0 if mapped else 204) == [record[REGISTER] for record in records].count("shared")

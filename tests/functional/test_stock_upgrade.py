@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 
 from tests.functional.stock import MEMORY, PATIENCE_S, Qemu, kernel, running
@@ -84,30 +85,43 @@ dd if=/dev/urandom of=/pattern bs=1M count=1 2>/dev/null
 until [ "$line" = stop ]; do
     for turn in $(seq 32); do
         at="bs=1M seek=$((turn - 1)) count=1"
-        dd if=/pattern of=/dev/vda $at oflag=direct 2>/dev/null || echo "write fails"
+        dd if=/pattern of=$disk $at oflag=direct 2>/dev/null || echo "write fails"
     done
     sync
     echo "written"
     for turn in $(seq 32); do
         at="bs=1M skip=$((turn - 1)) count=1"
-        dd if=/dev/vda $at iflag=direct 2>/dev/null | cmp - /pattern || echo differs
+        dd if=$disk $at iflag=direct 2>/dev/null | cmp - /pattern || echo differs
     done
     read -t 1 line
 done
+$behind
+dd if=$disk bs=1M count=1 iflag=direct 2>/dev/null | cmp - /pattern || echo differs
 dmesg -l err,crit,alert,emerg | sed "s/^/complaint /"
-dmesg | grep -E "vda.*rror|timed out|hung task" | sed "s/^/complaint /"
+dmesg | grep -E "(vda|nvme).*rror|timed out|timeout|hung task" | sed "s/^/complaint /"
 echo finished
 """
+DISKS = {
+    "blk": ("virtio/blk", "image", "/dev/vda", "true"),
+    "nvme": ("pci/nvme", "disk", "/dev/nvme0n1", "echo 1 > /sys/class/nvme/nvme0/reset_controller"),
+}
+"""Plugin, service, the guest's name, and what it does in the end."""
 
 
-async def test_a_stock_linux_keeps_its_disk(tmp_path: Path) -> None:
-    """Under dd: every block is what was written, and the guest's log has no error."""
+@pytest.mark.parametrize("name", DISKS)
+async def test_a_stock_linux_keeps_its_disk(tmp_path: Path, name: str) -> None:
+    """Under dd: every block is what was written, and the guest's log has no error.
+
+    The disk then knows its image: a controller that is reset becomes ready again.
+    """
+    plugin, service, device, behind = DISKS[name]
     with (tmp_path / "disk.img").open("wb") as image:
         image.truncate(WRITTEN_MIB * MIB)
-    blk = {"plugin": "virtio/blk", "slot": "00:11.0", "streams": {"image": "block:disk.img"}}
+    disk = {"plugin": plugin, "slot": "00:11.0", "streams": {service: "block:disk.img"}}
+    script = f"disk={device}\n{DISK}".replace("$behind", behind)
     console = ("-machine", "q35", "-accel", "tcg", "-cpu", "max", "-serial", "stdio")
-    booted = (*console, *kernel(tmp_path, DISK, ("virtio_blk",)))
-    async with serving(tmp_path, {"blk": blk}) as served:
+    booted = (*console, *kernel(tmp_path, script, ("virtio_blk",)))
+    async with serving(tmp_path, {name: disk}) as served:
         arguments = await served.qemu_arguments(MEMORY)
         async with running(tmp_path, *booted, *arguments) as qemu, trio.open_nursery() as nursery:
             while "written" not in await qemu.line():
@@ -121,8 +135,11 @@ async def test_a_stock_linux_keeps_its_disk(tmp_path: Path) -> None:
         image_now = (tmp_path / "disk.img").read_bytes()
         assert len(set(image_now[:MIB])) == 256
         assert image_now[:MIB] * WRITTEN_MIB == image_now
-        assert UPGRADES == len(served.events("daemon_upgraded"))
+        pauses = [event["pause_us"] / 1000 for event in served.events("daemon_upgraded")]
+        structlog.get_logger().info("upgraded", disk=name, pauses_ms=pauses)
+        assert UPGRADES == len(pauses)
         assert not served.events("message_refused")
+        assert not served.events("device_quarantined")
 
 
 async def upgrade_often(served: Served, qemu: Qemu) -> None:
