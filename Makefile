@@ -69,8 +69,9 @@ generate: setup  ## make anew what is made from tables: C header, tables in docs
 	objcopy -O binary -j .text /tmp/tiny.o config/guests/tiny.bin
 	rm /tmp/tiny.o
 
-screen: setup  ## record docs/demo.svg, the picture in the README
-	COLUMNS=134 .venv/bin/mmiod demo | .venv/bin/python .ci/record.py docs/demo.svg
+screen: setup  ## record docs/demo.svg and docs/demo-linux.svg, the pictures in the README
+	COLUMNS=134 .venv/bin/mmiod demo | .venv/bin/python .ci/record.py docs/demo.svg "make demo"
+	COLUMNS=134 .venv/bin/mmiod demo-linux "$$(.ci/stock)" | .venv/bin/python .ci/record.py docs/demo-linux.svg "make demo-linux"
 
 lock:  ## choose versions anew: pyproject.toml -> requirements.lock
 	@.ci/lock

@@ -1,6 +1,6 @@
 """Turn what a command prints into a picture: standard input -> an SVG file.
 
-    mmiod demo | python .ci/record.py docs/demo.svg
+    mmiod demo | python .ci/record.py docs/demo.svg "make demo"
 
 The middle of a long output is left out, and says so.
 """
@@ -32,4 +32,4 @@ def record(lines: list[str], title: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(record(sys.stdin.read().splitlines(), "make demo"))
+    Path(sys.argv[1]).write_text(record(sys.stdin.read().splitlines(), sys.argv[2]))

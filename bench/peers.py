@@ -39,18 +39,27 @@ def contestants(stack: ExitStack, directory: Path, progress: Progress) -> Iterat
     )
     path = directory / "vfio" / "bench" / "testdev"
     yield Contestant(FUNCTION, daemon, _vfio_user(stack, peers, path), "vfio-user")
-    library = libvfio_user()
-    if library is None:
+    reference = reference_server(stack, directory)
+    if reference is None:
         progress(f"no libvfio-user: {VARIABLE} names where it is installed (bench/libvfio-user builds it)")
     else:
-        server = compiled("libvfio_user", directory, *_flags(library))
-        path = directory / "libvfio-user"
-        process = spawn(stack, [str(server), str(path)])
-        yield Contestant(LIBVFIO_USER, process, _vfio_user(stack, peers, path), "vfio-user")
+        yield reference
     if shutil.which(QEMU[0]) is None:
         progress("no QEMU: nothing to say of qtest (Debian: qemu-system-x86)")
     else:
         yield _qtest(stack, peers, directory / "qtest")
+
+
+def reference_server(stack: ExitStack, directory: Path) -> Contestant | None:
+    """libvfio-user's C server, if it is installed."""
+    library = libvfio_user()
+    if library is None:
+        return None
+    server = compiled("libvfio_user", directory, *_flags(library))
+    path = directory / "libvfio-user"
+    process = spawn(stack, [str(server), str(path)])
+    line = _vfio_user(stack, compiled("peers", directory), path)
+    return Contestant(LIBVFIO_USER, process, line, "vfio-user")
 
 
 def libvfio_user() -> Path | None:

@@ -14,7 +14,7 @@ from attrs import define, field
 
 from mmiod import config as configuration
 from mmiod.attach.attachment import Attachment
-from mmiod.attach.functions import FunctionsAttachment, check_functions
+from mmiod.attach.functions import FunctionsAttachment, check_functions, check_unmapped
 from mmiod.attach.vm import VmAttachment
 from mmiod.core.backends.faces import Place
 from mmiod.core.device_task import DeviceTask
@@ -224,6 +224,8 @@ def _assemble(
         )
         if functions:
             check_functions(machine)
+        else:
+            check_unmapped(machine)
     except MachineError as error:
         raise ConfigError([f"{vm.machine}: {problem}" for problem in error.problems]) from error
     return machine

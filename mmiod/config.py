@@ -69,7 +69,7 @@ class DaemonConfig:
     plugins: tuple[Path, ...] = ()
     """Directories of device plugins, searched before the bundled ones."""
     hook_deadline_ms: int = field(default=100, validator=_between(1, 60_000))
-    """A device's hook that runs longer is interrupted and its device quarantined."""
+    """A device's hook that takes more CPU time is interrupted and its device quarantined."""
     access_deadline_ms: int = field(default=1000, validator=_between(1, 4000))
     """An access by vfio-user that a device answers later reads all ones: QEMU waits for 5 s."""
     reconnect_grace_s: int = field(default=30, validator=_between(0, 86_400))
@@ -79,7 +79,7 @@ class DaemonConfig:
     rep_bound: int = field(default=1024, validator=_between(1, MAX_REP_BOUND))
     """Iterations of a REP instruction in one exit."""
     spin_us: int = field(default=200, validator=_between(0, 1000))
-    """How long the daemon looks for exits in shared memory before it sleeps; 0 where CPUs are shared."""
+    """How long the daemon looks for exits before it sleeps; 0 where CPUs are shared."""
     max_vcpus: int = field(default=64, validator=_between(1, 1024))
     max_slots: int = field(default=64, validator=_between(1, 4096))
     """Of guest memory, per VM."""

@@ -26,7 +26,9 @@ from attrs import define, field, frozen
 
 from bench.boot.steps import exits
 from bench.boot.trace import Access, Boot, load, recorded
-from bench.programs import ROOT, BenchError, compiled, start_daemon, vm
+from bench.peers import reference_server
+from bench.placement import WIDEST
+from bench.programs import ROOT, BenchError, compiled, spawn, start_daemon, vm
 from mmiod.values import Space
 
 ENTRY: Final = struct.Struct("<BBBBIQQ")
@@ -136,11 +138,19 @@ def replay(boot: Boot, *, gap_ns: int = 0, checks: bool = False) -> Replayed:
         start_daemon(stack, folder, [vm(folder, "vm0", folder / "server.toml")])
         arguments = [folder / "vm0.exit", "vm0", folder / "trace", gap_ns, int(checks)]
         program = compiled("replay", folder)
-        done = subprocess.run([program, *map(str, arguments)], check=False, capture_output=True, cwd=folder)
-    if done.returncode:
-        raise BenchError(f"the replay failed: {done.stderr.decode().strip()}")
-    sys.stderr.write(done.stderr.decode())
-    return _parsed(done.stdout, [each.region for each in accesses])
+        client = spawn(stack, [str(program), *map(str, arguments)], stdout=subprocess.PIPE)
+        output, _ = client.communicate()
+        if client.returncode:
+            raise BenchError("the replay failed")
+    return _parsed(output, [each.region for each in accesses])
+
+
+def round_trip_ns(count: int = 2000) -> int | None:
+    """The median round trip to libvfio-user's C server, across CPUs; None if it is not installed."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mmiod-replay-")))
+        peer = reference_server(stack, folder)
+        return None if peer is None else round(1000 * peer.round(WIDEST, count).p50)
 
 
 def _parsed(output: bytes, regions: Sequence[str]) -> Replayed:
@@ -153,17 +163,21 @@ def _parsed(output: bytes, regions: Sequence[str]) -> Replayed:
 
 
 def main() -> None:
-    """Print what each boot's regions cost."""
+    """Print what each boot's regions cost, and the same accesses by libvfio-user's round trip of this run."""
     gap_ns = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     checks = bool(os.environ.get("CHECK"))
     for path in recorded():
         boot = load(path)
+        before = round_trip_ns()
         found = replay(boot, gap_ns=gap_ns, checks=checks)
-        stall_ms, total_ms = found.stall_ns / 1e6, found.all.total_ns / 1e6
-        print(
-            f"{boot.name}: gap {gap_ns} ns, {found.waits} waits, {found.different} different, "
-            f"stall {stall_ms:.1f} ms by medians, {total_ms:.1f} ms measured"
-        )
+        after = round_trip_ns()
+        print(f"{boot.name}: gap {gap_ns} ns, {found.waits} waits, {found.different} different")
+        print(f"  stall {found.stall_ns / 1e6:.1f} ms by medians, {found.all.total_ns / 1e6:.1f} ms measured")
+        if before is not None and after is not None:
+            accesses = sum(map(len, found.all.ns.values()))
+            theirs_ns = accesses * (before + after) / 2
+            ratio = theirs_ns / found.stall_ns
+            print(f"  libvfio-user: {before}, {after} ns each, {theirs_ns / 1e6:.0f} ms: 1/{ratio:.0f}")
         rows = sorted(found.regions.items(), key=lambda item: -item[1].total_ns)
         for name, each in [*rows[:14], ("all", found.all)]:
             ways = ", ".join(

@@ -11,7 +11,7 @@ from attrs import define, field
 from mmiod.control.daemon import Daemon
 from mmiod.control.messages import Access, Watched
 from mmiod.machine.machine import Machine
-from mmiod.machine.published import NOBODY
+from mmiod.machine.shelves import NOBODY
 from mmiod.trace import Filter, Record, decode
 from mmiod.values import Direction, Space
 

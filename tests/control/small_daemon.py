@@ -19,6 +19,7 @@ from mmiod.control.service import Service
 from mmiod.core.pump import Pump
 from mmiod.core.run import Platform
 from mmiod.device import PENDING, Device, IrqOutput, Pending, Region, Register
+from mmiod.errors import UpgradeRejected
 from mmiod.machine.address_map import Policy
 from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
@@ -33,6 +34,7 @@ from mmiod.plugins.registry import Registry
 from mmiod.plugins.reload import Reloader
 from mmiod.protocol.exit import Ledger
 from mmiod.trace import Recorder
+from mmiod.upgrade.upgrader import Upgrader
 from mmiod.values import READ, WRITE, Direction, Space
 
 
@@ -50,7 +52,7 @@ class Serial(Device):
     length = 8
     irq = IrqOutput()
     rbr = Register(0, access="r", reset=0x41)
-    lcr = Register(3, fields=Lcr)
+    lcr = Register(3, fields=Lcr, published=True)
     lsr = Register(5, access="rc", reset=0x61)
     broken = Register(7, access="r")
 
@@ -102,6 +104,15 @@ def machine(name: str, recorder: Recorder) -> Machine:
 
 
 @define(eq=False)
+class StaysUpgrader(Upgrader):
+    """A test's program has no successor."""
+
+    async def upgrade(self) -> None:
+        """Refuse."""
+        raise UpgradeRejected("a test executes nothing")
+
+
+@define(eq=False)
 class SmallDaemon:
     """Two machines and what a session of the first one has in flight."""
 
@@ -110,11 +121,13 @@ class SmallDaemon:
     sessions: dict[str, Flights] = field(factory=dict)
     works: int = 0
     reloader: Reloader = field(init=False)
+    upgrader: Upgrader = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Build the machines."""
         self.machines = {name: machine(name, self.recorder) for name in ("vm0", "vm1")}
         self.reloader = Reloader(Registry([]), self.machines, {}, self.recorder, 1, self.work)
+        self.upgrader = StaysUpgrader(self.machines, {}, {}, self.work)
 
     def flights(self, vm: str) -> Flights | None:
         """What the test has put there."""

@@ -198,6 +198,22 @@ def test_watch_begins_with_what_it_covers() -> None:
     assert ([], 0) == (first.accesses, first.dropped)
 
 
+def test_nothing_is_published_of_what_is_watched() -> None:
+    """The hypervisor asks for each access of the devices that match, until nobody watches."""
+    daemon = SmallDaemon()
+    machine = daemon.machines["vm0"]
+    machine.publish(memoryview(bytearray(1 << 18)).cast("Q"))
+    assert machine.page is not None
+    machine.page.go()
+    uart = machine.page.shelves["uart0"]
+    watch = commands.watch(daemon, WatchRequest("device==uart*"))
+
+    (first,) = watch()
+    assert (["vm0/uart0"], False) == (first.withdrawn, uart.open)
+    watch.close()
+    assert uart.open
+
+
 def test_watch_names_register_field_and_place() -> None:
     """An access comes with everything that a reader wants to see."""
     daemon = SmallDaemon()

@@ -182,3 +182,5 @@ def test_introduction() -> None:
     assert introduce({**first, "devices": []}).endswith("devices that match now: none")
     many = {**first, "devices": list("abcdefgh")}
     assert introduce(many).endswith("devices that match now: a, b, c, d, e, f and 2 more")
+    shown = introduce({**first, "withdrawn": ["vm0/uart0"]})
+    assert shown.endswith("; published, and asked for while this lasts: vm0/uart0")

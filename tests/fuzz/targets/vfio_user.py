@@ -1,6 +1,7 @@
 """Whatever clients send to PCI functions, cut anywhere: whole replies come back, one a message at most.
 
 The slow function moves memory that is shared, and by messages what is not, which clients answer.
+Both are migrated: states are set, read, and written again, and pages that are written are logged.
 
 In the end no descriptor and no map is left, the slow function has answered or was given up, and a
 client of another function has not noticed anything.
@@ -27,6 +28,8 @@ from mmiod.core.pump import Pump
 from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription
+from mmiod.machine.migration import pack
+from mmiod.protocol.vfio_user import Outgoing
 from tests.attach.functions import QEMU_CAPABILITIES, SlowFunction
 from tests.fuzz.reader import Reader, written
 
@@ -36,7 +39,7 @@ CONNECTIONS: Final = 3
 TURNS: Final = 8
 PARTS: Final = {"express": ExpressTestFunction, "slow": SlowFunction, "other": ExpressTestFunction}
 VERSION, MAP, UNMAP, INFO, REGION_INFO, IO_FDS, IRQ_INFO, SET_IRQS, READ, WRITE = range(1, 11)
-READ_MEMORY, WRITE_MEMORY, RESET, MULTI = 11, 12, 13, 15
+READ_MEMORY, WRITE_MEMORY, RESET, MULTI, FEATURE, MIG_READ, MIG_WRITE = 11, 12, 13, *range(15, 19)
 HELLO: Final = struct.pack("<HH", 0, 1) + QEMU_CAPABILITIES
 
 ORDERLY: Final = (
@@ -63,6 +66,17 @@ ORDERLY: Final = (
     (WRITE, struct.pack("<QIII", 24, 0, 4, 0)),
     (MULTI, struct.pack("<QQIIQQIIQ", 2, 0, 0, 4, 1, 8, 0, 8, 0x1000)),
     (RESET, b""),
+    (FEATURE, struct.pack("<II", 16, 0x1_0001)),
+    (FEATURE, struct.pack("<II", 16, 0x7_0002)),
+    (FEATURE, struct.pack("<II", 16, 0x1_0002)),
+    *((FEATURE, struct.pack("<IIIi", 16, 0x2_0002, state, -1)) for state in (1, 2, 3, 4, 6)),
+    (FEATURE, struct.pack("<IIQII", 24, 0x2_0006, 4096, 0, 0)),
+    (FEATURE, struct.pack("<IIQIIQQ", 40, 0x2_0006, 4096, 1, 0, 0, RAM)),
+    (FEATURE, struct.pack("<II", 8, 0x2_0007)),
+    (FEATURE, struct.pack("<IIQQQ", 1 << 16, 0x1_0008, 0, RAM, 4096)),
+    (FEATURE, struct.pack("<IIQQQ", 1 << 20, 0x1_0008, 0, 1 << 36, 1 << 20)),
+    (MIG_READ, struct.pack("<II", 108, 100)),
+    (MIG_READ, struct.pack("<II", 1 << 16, (1 << 16) - 8)),
     (MAP, struct.pack("<IIQQQ", 32, 3, 0, 2 * RAM, RAM)),
     (WRITE, struct.pack("<QIIQ", 8, 0, 8, 2 * RAM)),
     (WRITE, struct.pack("<QIII", 28, 0, 4, 1 << 14)),
@@ -321,6 +335,23 @@ def _answer(peer: Peer, reader: Reader) -> None:
     peer.send(number, struct.pack("<HHIII", id_, command, 16 + len(data), flags, 0) + data)
 
 
+def _carry(peer: Peer, reader: Reader) -> None:
+    """Stop the function and give it its own state again, perhaps changed, in part, or early."""
+    number, size = reader.number() % CONNECTIONS, 200 + 8 * reader.number()
+    machine, name = peer.function.machine, peer.function.host.name
+    outgoing = Outgoing(reader.number(), pack(machine, name))
+    if reader.number() % 4:
+        peer.send(number, _message(FEATURE, struct.pack("<IIIi", 16, 0x2_0002, 4, -1)))
+    while part := bytearray(outgoing.take(size)):
+        what = reader.number() % 32
+        if what == 1:
+            break
+        if what == 2:
+            part[reader.number() % len(part)] ^= 1 + reader.number() % 255
+        peer.send(number, _message(MIG_WRITE, struct.pack("<II", len(part) + 8, len(part)) + part))
+    peer.send(number, _message(FEATURE, struct.pack("<IIIi", 16, 0x2_0002, 1 + reader.number() % 4, -1)))
+
+
 DOERS: Final[tuple[Callable[[Peer, Reader], None], ...]] = (
     _command,
     _command,
@@ -328,4 +359,5 @@ DOERS: Final[tuple[Callable[[Peer, Reader], None], ...]] = (
     _part,
     _bytes,
     _answer,
+    _carry,
 )
