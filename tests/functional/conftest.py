@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from mmiod.core.ports import RequestQueue
+from tests.functional.boots import ROOT
 from tests.functional.stock import Asked
+
+CONFIG = """\
+[daemon]
+control = "{directory}/control"
+log_level = "error"
+[[vm]]
+name = "vm"
+machine = "{machine}"
+socket = "{directory}/vm.exit"
+"""
+
+
+@pytest.fixture(scope="module")
+def exit_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """That of the bundled PC in a daemon; the client waits until it is there."""
+    directory = tmp_path_factory.mktemp("daemon")
+    config = directory / "mmiod.toml"
+    config.write_text(CONFIG.format(directory=directory, machine=ROOT / "config" / "machines" / "pc.toml"))
+    with subprocess.Popen([sys.executable, "-m", "mmiod", "serve", "--config", str(config)]) as daemon:
+        yield directory / "vm.exit"
+        alive = daemon.poll() is None
+        daemon.terminate()
+    assert alive
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,6 @@ C = ("gcc", "-std=c11")
 CPLUSPLUS = ("g++", "-std=c++17", "-x", "c++")
 VALGRIND = ("valgrind", "--quiet", "--leak-check=full", "--show-leak-kinds=all", "--error-exitcode=9")
 TIMEOUT_S = 60
-
-CONFIG = """\
-[daemon]
-control = "{directory}/control"
-log_level = "error"
-[[vm]]
-name = "vm"
-machine = "{machine}"
-socket = "{directory}/vm.exit"
-"""
 
 SEEN = {
     "decoded": ["12345678 5678", "QEMU", "stnemele neetxis"],
@@ -46,19 +35,6 @@ SEEN = {
 """What each scenario prints after its first WELCOME; in client.c is what it did."""
 
 Run = Callable[..., list[str]]
-
-
-@pytest.fixture(scope="module")
-def exit_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """That of the bundled PC in a daemon; the client waits until it is there."""
-    directory = tmp_path_factory.mktemp("daemon")
-    config = directory / "mmiod.toml"
-    config.write_text(CONFIG.format(directory=directory, machine=ROOT / "config" / "machines" / "pc.toml"))
-    with subprocess.Popen([sys.executable, "-m", "mmiod", "serve", "--config", str(config)]) as daemon:
-        yield directory / "vm.exit"
-        alive = daemon.poll() is None
-        daemon.terminate()
-    assert alive
 
 
 @pytest.fixture(

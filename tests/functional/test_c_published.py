@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "tests" / "attach" / "published.c"
 STRICT = ("gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-g", "-pthread")
 TIMEOUT_S = 60
-
-CONFIG = """\
-[daemon]
-control = "{directory}/control"
-log_level = "error"
-[[vm]]
-name = "vm"
-machine = "{machine}"
-socket = "{directory}/vm.exit"
-"""
 
 SEEN = {
     "reads": ["LSR 60, SCR 0, port 70h ff", "0 messages", "2 messages"],
@@ -42,25 +31,18 @@ Run = Callable[[str], list[str]]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Runs a scenario with the bundled PC in a daemon; the client waits until it is there."""
-    directory = tmp_path_factory.mktemp("daemon")
-    program = directory / "published"
+def run(exit_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a scenario: what it prints."""
+    program = tmp_path_factory.mktemp("programs") / "published"
     subprocess.run([*STRICT, "-I", str(ROOT / "include"), str(SOURCE), "-o", str(program)], check=True)
-    config = directory / "mmiod.toml"
-    config.write_text(CONFIG.format(directory=directory, machine=ROOT / "config" / "machines" / "pc.toml"))
 
     def run(scenario: str) -> list[str]:
-        command = [str(program), str(directory / "vm.exit"), "vm", scenario]
+        command = [str(program), str(exit_socket), "vm", scenario]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
         assert (0, "") == (done.returncode, done.stderr)
         return done.stdout.splitlines()
 
-    with subprocess.Popen([sys.executable, "-m", "mmiod", "serve", "--config", str(config)]) as daemon:
-        yield run
-        alive = daemon.poll() is None
-        daemon.terminate()
-    assert alive
+    return run
 
 
 @pytest.mark.parametrize("scenario", SEEN)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,6 @@ SOURCES = {
 STRICT = ("gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-g", "-pthread")
 TIMEOUT_S = 60
 
-CONFIG = """\
-[daemon]
-control = "{directory}/control"
-log_level = "error"
-[[vm]]
-name = "vm"
-machine = "{machine}"
-socket = "{directory}/vm.exit"
-"""
-
 SEEN = {
     "exits": ["12345678", "the end", "rax 12345678 rip 1002", "rax 12345678 rip 1004"],
     "posted": ["2000", "1"],
@@ -41,19 +30,6 @@ SEEN = {
 pytestmark = [pytest.mark.needs("gcc"), pytest.mark.skipif(not OFFERED, reason="x86-64 only")]
 
 Run = Callable[..., list[str]]
-
-
-@pytest.fixture(scope="module")
-def exit_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """That of the bundled PC in a daemon; the client waits until it is there."""
-    directory = tmp_path_factory.mktemp("daemon")
-    config = directory / "mmiod.toml"
-    config.write_text(CONFIG.format(directory=directory, machine=ROOT / "config" / "machines" / "pc.toml"))
-    with subprocess.Popen([sys.executable, "-m", "mmiod", "serve", "--config", str(config)]) as daemon:
-        yield directory / "vm.exit"
-        alive = daemon.poll() is None
-        daemon.terminate()
-    assert alive
 
 
 @pytest.fixture(scope="module")

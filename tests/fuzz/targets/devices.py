@@ -187,6 +187,8 @@ def _receive(machine: Machine, _bins: Bins, reader: Reader) -> None:
     number, length = reader.number(), reader.number()
     data = reader.take(length)
     streams = [(host, one) for host in machine.hosts.values() for one in host.device.streams]
+    if not streams:
+        return
     host, stream = streams[number % len(streams)]
     room = host.room(stream)
     host.receive(stream, data if room is None else data[:room])
