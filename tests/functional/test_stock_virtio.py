@@ -208,8 +208,12 @@ async def test_a_disk_is_reloaded_while_a_guest_writes(tmp_path: Path, asked: As
 
 
 WIRED = """\
-[ "$(stty size < /dev/hvc0)" = "50 132" ] && echo sized
 exec 3<>/dev/hvc0
+# The guest's driver sets the size in a work item that opening the terminal schedules.
+for try in 1 2 3 4 5 6 7 8 9; do
+    [ "$(stty size <&3)" = "50 132" ] && echo sized && break
+    sleep 1
+done
 stty -F /dev/hvc0 raw -echo
 echo "hello from the guest" >&3
 while read -r line <&3; do
