@@ -12,7 +12,7 @@ from typing import Final
 
 from attrs import Attribute, define, field, frozen
 
-from mmiod.device import Count, Device, Field, IrqInput, IrqOutputs, Region, Register, Timer
+from mmiod.device import Copies, Count, Device, Field, IrqInput, IrqOutputs, Region, Register, Timer
 
 API = 1
 
@@ -26,6 +26,8 @@ LEGACY: Final = (0, 8)
 COUNTER_MASK: Final = (1 << 64) - 1
 MIN_TICKS: Final = 500
 """Between two interrupts of a timer: 5 us; the specification lets faster ones get lost (2.3.9.2.2)."""
+LATE: Final = 100_000_000
+"""Ticks, 1 s, by which the write of a comparator may come too late: it was posted."""
 FARTHEST_NS: Final = 1 << 63
 """A match that is centuries away needs no alarm."""
 
@@ -78,6 +80,7 @@ SHAPE: Final = CONFIGURATION["TYPE_CNF"].mask | CONFIGURATION["32MODE_CNF"].mask
 """What decides where a comparator matches."""
 LOW: Final = 0xFFFF_FFFF
 HIGH: Final = COUNTER_MASK ^ LOW
+POSTED: Final = ("comparator", "comparator_low", "comparator_high")
 
 
 @define
@@ -97,6 +100,8 @@ class Comparator:
     fsb_route: int = 0
     raised: bool = False
     """Its line, in edge mode."""
+    owed: bool = False
+    """It has matched, and the interrupt is still to come."""
 
     def has(self, name: str) -> bool:
         """Whether a bit of the configuration is set."""
@@ -132,14 +137,17 @@ class Comparator:
         """Find the next match from a tick on."""
         self.due = tick + (self.value - tick & self.mask)
 
-    def load(self, value: int, bits: int, tick: int) -> None:
-        """A write of some bits of the comparator (2.3.9.2.2)."""
+    def load(self, value: int, bits: int, tick: int, late: int) -> None:
+        """A write of some bits of the comparator (2.3.9.2.2), under way for at most `late` ticks."""
         periodic = self.has("TYPE_CNF")
         if periodic:
             self.period = self.period & ~bits | value
         if not periodic or self.has("VAL_SET_CNF"):
             self.value = self.value & ~bits | value
             self.aim(tick)
+            passed = tick - self.value & self.mask
+            if 0 < passed <= late:
+                self.due = tick - passed
         self.configuration &= ~VALUE_SET
 
 
@@ -172,7 +180,9 @@ class Hpet(Device):
 
     The counter runs at 100 MHz of guest time; nothing counts, values are computed when
     read.  A comparator matches where the counter is equal to it, in 32-bit mode in their
-    low halves: one that was passed already is missed until the counter wraps (2.3.9.2.1).
+    low halves: one that was passed already is missed until the counter wraps (2.3.9.2.1), but
+    a write to a running timer, which is posted, may come up to a second late, and then
+    matches at once.
     PIT and RTC, wired to the inputs `pit` and `rtc`, reach `irq0` and `irq8` while
     LEG_RT_CNF is 0.  In edge mode a line stays high up to the next interrupt, where it drops
     for an instant: an 8259A wants it high until INTA.  A write of the running counter is
@@ -192,26 +202,46 @@ class Hpet(Device):
     state: HpetState
     config: HpetConfig
 
-    def _there(self) -> bool:
-        return self.copy < TIMERS
-
     capabilities = Register(
-        0x00, size=8, access="r", reset=CAPABLE, fields=CAPABILITIES, published=True, region=general
+        0x00,
+        size=8,
+        access="r",
+        reset=CAPABLE,
+        fields=CAPABILITIES,
+        published=True,
+        unaffected_by=POSTED,
+        region=general,
     )
     configuration = Register(
-        0x10, size=8, mask=3, fields=GeneralConfiguration, published=True, region=general
+        0x10,
+        size=8,
+        mask=3,
+        fields=GeneralConfiguration,
+        published=True,
+        unaffected_by=POSTED,
+        region=general,
     )
-    interrupt_status = Register(0x20, size=8, access="w1c", mask=7, fields=InterruptStatus, region=general)
-    main_counter = Register(0xF0, size=8, region=general)
+    interrupt_status = Register(
+        0x20,
+        size=8,
+        access="w1c",
+        mask=7,
+        fields=InterruptStatus,
+        published=True,
+        unaffected_by=POSTED,
+        region=general,
+    )
+    main_counter = Register(0xF0, size=8, unaffected_by=POSTED, region=general)
 
+    there = Copies(TIMERS)
     timer_configuration = Register(
-        0, size=4, access="r", fields=CONFIGURATION, when=_there, region=comparators
+        0, size=4, access="r", fields=CONFIGURATION, when=there, region=comparators
     )
-    interrupt_routes = Register(0x04, size=4, access="r", when=_there, region=comparators)
-    comparator = Register(0x08, size=8, whole=True, when=_there, region=comparators)
-    comparator_low = Register(0x08, size=4, when=_there, region=comparators)
-    comparator_high = Register(0x0C, size=4, when=_there, region=comparators)
-    fsb_route = Register(0x10, size=8, when=_there, region=comparators)
+    interrupt_routes = Register(0x04, size=4, access="r", when=there, region=comparators)
+    comparator = Register(0x08, size=8, whole=True, posted=True, when=there, region=comparators)
+    comparator_low = Register(0x08, size=4, posted=True, when=there, region=comparators)
+    comparator_high = Register(0x0C, size=4, posted=True, when=there, region=comparators)
+    fsb_route = Register(0x10, size=8, when=there, region=comparators)
 
     def on_reset(self) -> None:
         """PIT and RTC may be up already."""
@@ -243,7 +273,10 @@ class Hpet(Device):
         """Interrupt for what has matched; what matched several times interrupts once."""
         tick = self.tick
         for number, timer in enumerate(self.state.comparators):
-            if self.running and timer.settle(tick) and tick >= timer.quiet:
+            if not self.running:
+                continue
+            matched, timer.owed = timer.settle(tick) or timer.owed, False
+            if matched and tick >= timer.quiet:
                 timer.quiet = tick + MIN_TICKS
                 self._interrupt(number, timer)
 
@@ -263,7 +296,7 @@ class Hpet(Device):
     def _rearm(self) -> None:
         """Wake at the next match that shows."""
         ends = [
-            max(timer.due, timer.quiet)
+            timer.quiet if timer.owed else max(timer.due, timer.quiet)
             for timer in self.state.comparators
             if self.running and (timer.has("INT_ENB_CNF") or timer.has("INT_TYPE_CNF"))
         ]
@@ -368,8 +401,10 @@ class Hpet(Device):
 
     @comparator.on_write
     def _compare(self, value: int, bits: int = COUNTER_MASK) -> None:
-        self._catch_up()
-        self.selected.load(value, bits, self.tick)
+        """Posted: it interrupts nobody, but has the alarm do that."""
+        timer, tick = self.selected, self.tick
+        timer.owed |= self.running and timer.settle(tick) > 0
+        timer.load(value, bits, tick, LATE if self.running else 0)
         self._rearm()
 
     @comparator_low.on_write

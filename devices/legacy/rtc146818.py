@@ -10,7 +10,7 @@ from __future__ import annotations
 import calendar
 import enum
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from attrs import define, field, frozen, validators
@@ -30,8 +30,18 @@ PS2_CENTURY: Final = 0x37
 SECONDS_ALARM, MINUTES_ALARM, HOURS, HOURS_ALARM = 1, 3, 4, 5
 PM: Final = 0x80
 """Bit of the hour on a 12-hour clock."""
-TIME: Final = (0, 2, 4, 6, 7, 8, 9, CENTURY)
-"""Seconds, minutes, hours, day of week, day of month, month, year, century."""
+PARTS: Final[Mapping[int, Callable[[time.struct_time], int]]] = {
+    0: lambda now: now.tm_sec,
+    2: lambda now: now.tm_min,
+    HOURS: lambda now: now.tm_hour,
+    6: lambda now: (now.tm_wday + 1) % 7 + 1,  # Sunday is 1
+    7: lambda now: now.tm_mday,
+    8: lambda now: now.tm_mon,
+    9: lambda now: now.tm_year % 100,
+    CENTURY: lambda now: now.tm_year // 100,
+}
+"""Time and date, by their bytes."""
+TIME: Final = tuple(PARTS)
 ANY: Final = 0xC0
 """An alarm byte with both of these bits matches whatever the time is."""
 
@@ -46,6 +56,7 @@ REGISTER_A: Final = {"RS": RS, "DV": DV, "UIP": Field(7)}
 UIP: Final = 0x80
 B = enum.IntFlag("B", "DSE HOURS_24 DM SQWE UIE AIE PIE SET")
 """Register B."""
+HOURS_24, DM, SET = map(int, (B.HOURS_24, B.DM, B.SET))  # `&` of a flag takes longer than all the rest
 
 
 class C(enum.IntFlag):
@@ -164,7 +175,7 @@ class Rtc146818(Device):
     @property
     def stands(self) -> bool:
         """No updates: time and date are the guest's to write."""
-        return self.held or bool(self.state.ram[0x0B] & B.SET)
+        return self.held or bool(self.state.ram[0x0B] & SET)
 
     def _now(self) -> int:
         """The clock's time, ns since 1970."""
@@ -187,26 +198,26 @@ class Rtc146818(Device):
     def _time(self) -> dict[int, int]:
         """The bytes of time and date as they are now."""
         now = time.gmtime(self._now() // NS_PER_S)
-        century, year = divmod(now.tm_year, 100)
-        weekday = (now.tm_wday + 1) % 7 + 1  # Sunday is 1
-        numbers = (now.tm_sec, now.tm_min, 0, weekday, now.tm_mday, now.tm_mon, year, century)
-        shown = {cell: self._encode(number) for cell, number in zip(TIME, numbers, strict=True)}
-        return shown | {HOURS: self._encode_hour(now.tm_hour)}
+        return {cell: self._byte(cell, now) for cell in TIME}
+
+    def _byte(self, cell: int, now: time.struct_time) -> int:
+        number = PARTS[cell](now)
+        return self._encode_hour(number) if cell == HOURS else self._encode(number)
 
     def _encode(self, number: int) -> int:
-        binary = self.state.ram[0x0B] & B.DM
+        binary = self.state.ram[0x0B] & DM
         return (number if binary else number // 10 << 4 | number % 10) & 0xFF
 
     def _decode(self, byte: int) -> int:
-        return byte if self.state.ram[0x0B] & B.DM else (byte >> 4) * 10 + (byte & 15)
+        return byte if self.state.ram[0x0B] & DM else (byte >> 4) * 10 + (byte & 15)
 
     def _encode_hour(self, hour: int) -> int:
-        if self.state.ram[0x0B] & B.HOURS_24:
+        if self.state.ram[0x0B] & HOURS_24:
             return self._encode(hour)
         return self._encode(hour % 12 or 12) | (PM if hour >= 12 else 0)
 
     def _decode_hour(self, byte: int) -> int:
-        if self.state.ram[0x0B] & B.HOURS_24:
+        if self.state.ram[0x0B] & HOURS_24:
             return self._decode(byte)
         return self._decode(byte & ~PM) % 12 + (12 if byte & PM else 0)
 
@@ -310,9 +321,10 @@ class Rtc146818(Device):
 
     @data.value
     def _data(self) -> int:
-        if self.cell in TIME and not self.stands:
-            return self._time()[self.cell]
-        return self.state.ram[self.cell]
+        cell = self.cell
+        if cell in PARTS and not self.stands:
+            return self._byte(cell, time.gmtime(self._now() // NS_PER_S))
+        return self.state.ram[cell]
 
     @data.on_write
     def _data_written(self, value: int) -> None:

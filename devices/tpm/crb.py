@@ -82,7 +82,7 @@ class TpmCrb(Tpm):
     to the backend, which bounds them.  The command's bytes are the TPM's to judge.
     """
 
-    localities = Region(LOCALITIES * PAGE, stride=PAGE, valid=(1, 64), implemented=(1, 64))
+    localities = Region(LOCALITIES * PAGE, stride=PAGE, valid=(1, 64), implemented=(1, 64), mapped=True)
     state: CrbState
 
     loc_state = Register(0x00, size=4, access="r", fields=LOC_STATE, published=True)
@@ -104,7 +104,7 @@ class TpmCrb(Tpm):
     cmd_haddr = Register(0x60, size=4, access="r", published=True)
     rsp_size = Register(0x64, size=4, access="r", reset=BUFFER_LENGTH, published=True)
     rsp_addr = Register(0x68, size=8, access="r", published=True, constant=True)
-    data_buffer = Buffer(DATA_BUFFER, BUFFER_LENGTH)
+    data_buffer = Buffer(DATA_BUFFER, BUFFER_LENGTH, published=True)
 
     def announced(self) -> Mapping[str, tuple[Space, int]]:
         """The addresses of the buffers are the PC's, wherever the machine file places the device."""

@@ -23,6 +23,7 @@ from mmiod.device.declarations import (
     Timer as Timer,
 )
 from mmiod.device.device import API as API, Device as Device
+from mmiod.device.doorbells import Doorbell as Doorbell
 from mmiod.device.faces import (
     PENDING as PENDING,
     Bus as Bus,
@@ -35,7 +36,7 @@ from mmiod.device.faces import (
 )
 from mmiod.device.fields import Field as Field
 from mmiod.device.fifo import Fifo as Fifo, Queue as Queue
-from mmiod.device.policy import Count as Count, Stored as Stored, Window as Window
+from mmiod.device.policy import Copies as Copies, Count as Count, Stored as Stored, Window as Window
 from mmiod.device.registers import Register as Register, RegisterArray as RegisterArray
 from mmiod.device.saved import Saved as Saved
 from mmiod.device.storage import Storage as Storage

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from attrs import define
 
 if TYPE_CHECKING:
-    from mmiod.device.faces import Memory
+    from mmiod.device.faces import Memory, Ranges
 
 NEAR: Final = 1 << 24
 """Bytes that are asked about at once."""
@@ -89,8 +89,7 @@ class MemoryGather:
 
     def perform(self, memory: Memory) -> bytes:
         """Do it at once."""
-        read = memory.read
-        return b"".join([read(gpa, length) for gpa, length in self.ranges])
+        return memory.gather(self.ranges)
 
     def by_message(self, memory: Memory) -> bool:
         """Whether only messages reach a part of it."""
@@ -118,9 +117,7 @@ class MemoryScatter:
 
     def perform(self, memory: Memory) -> bytes:
         """Do it at once."""
-        write = memory.write
-        for gpa, part in self._parts():
-            write(gpa, part)
+        memory.scatter(self.ranges, self.data)
         return b""
 
     def by_message(self, memory: Memory) -> bool:
@@ -129,18 +126,20 @@ class MemoryScatter:
 
     def apart(self) -> Parts:
         """One range by one."""
-        for gpa, part in self._parts():
+        for gpa, part in parts(self.ranges, self.data):
             yield MemoryWrite(gpa, part)
         return b""
 
-    def _parts(self) -> Iterator[tuple[int, bytes]]:
-        data, position = self.data, 0
-        for gpa, length in self.ranges:
-            part = data[position : position + length]
-            if not part:
-                return
-            yield gpa, part
-            position += length
+
+def parts(ranges: Ranges, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """What of `data` is for each range, and where that begins; ranges that get nothing are left out."""
+    position = 0
+    for gpa, length in ranges:
+        part = data[position : position + length]
+        if not part:
+            return
+        yield gpa, part
+        position += length
 
 
 def _by_message(memory: Memory, ranges: Ranges) -> bool:
@@ -155,4 +154,3 @@ def _by_message(memory: Memory, ranges: Ranges) -> bool:
 
 Access = MemoryRead | MemoryWrite | MemoryGather | MemoryScatter
 Parts = Generator[MemoryRead | MemoryWrite, bytes, bytes]
-Ranges = Sequence[tuple[int, int]]

@@ -31,12 +31,16 @@ PartWriter = TypeVar("PartWriter", bound=Callable[[Any, int, int, int], None])
 
 @define(eq=False)
 class Buffer:
-    """`size` bytes at `offset` of a region; without a hook reads skip it, or writes do."""
+    """`size` bytes at `offset` of a region; without a hook reads skip it, or writes do.
+
+    `published`: a read has no side effect, so that it may be shown in a page of the guest's.
+    """
 
     offset: int
     size: int
     region: Region | None = field(default=None, kw_only=True)
     when: Callable[[Any], bool] | None = field(default=None, kw_only=True)
+    published: bool = field(default=False, kw_only=True)
     whole: bool = field(default=False, init=False)
     name: str = field(default="", init=False)
     reader: str | None = field(default=None, init=False)

@@ -53,7 +53,9 @@ class Region:
     is what each byte reads where no register is.  With a `stride` the registers are there
     again every so many bytes; a hook finds in `self.copy` which of them is meant.
     `published` is the size of the words in which the region is published, as far as reads have
-    no side effect; `window` says which other space's reads those of the region are.
+    no side effect; `mapped` that its pages may be shown in the guest's memory, where all of one is
+    published: what an input changes appears there part by part, buffers first, then registers in
+    the order of their declaration; `window` says which other space's reads those of the region are.
     """
 
     length: int
@@ -63,6 +65,7 @@ class Region:
     hole: int = field(default=0, kw_only=True)
     stride: int = field(default=0, kw_only=True)
     published: int = field(default=0, kw_only=True)
+    mapped: bool = field(default=False, kw_only=True)
     window: Window | None = field(default=None, kw_only=True)
     name: str = field(default="", init=False)
     reader: str | None = field(default=None, init=False)

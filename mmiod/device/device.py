@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -39,6 +39,7 @@ from mmiod.device.declarations import (
     Timer,
 )
 from mmiod.device.dispatch import Answerer, HookAnswerer, RegisterAnswerer
+from mmiod.device.doorbells import Doorbell, declared_doorbells
 from mmiod.device.fifo import Fifo
 from mmiod.device.registers import Register, RegisterArray
 from mmiod.device.storage import Pages, Storage, check_storage
@@ -230,6 +231,11 @@ class Device:
         raise RestoreError(
             f"{cls.__name__} does not override migrate: nothing leads from schema {saved.schema} to {schema}"
         )
+
+    def doorbell_writes(self) -> Iterable[Doorbell]:
+        """Override to say which writes are doorbells that need no exit: of registers with `rings`."""
+        only = next(iter(self.regions), "")
+        return declared_doorbells(self.declared, only)
 
     def announced(self) -> Mapping[str, tuple[Space, int]]:
         """Override to say where the device tells the guest that others are, by configuration key.

@@ -8,11 +8,16 @@ another device runs at once) and an interrupt line wired back to the device itse
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from mmiod.device.declarations import Region
     from mmiod.values import Space
+
+
+Ranges = Sequence[tuple[int, int]]
+"""Of guest memory: addresses and lengths."""
 
 
 class Pending(enum.Enum):
@@ -65,6 +70,12 @@ class Memory(Protocol):
 
     def write(self, gpa: int, data: bytes) -> None:
         """DMA write.  What is not RAM, or read-only, or only messages reach, drops the bytes."""
+
+    def gather(self, ranges: Ranges) -> bytes:
+        """`read` of each range, all their bytes in a row."""
+
+    def scatter(self, ranges: Ranges, data: bytes) -> None:
+        """`write` to each range, of `data` as far as that goes."""
 
     def holds(self, gpa: int, length: int) -> bool:
         """Whether all of it is RAM that `read` and `write` reach."""

@@ -18,7 +18,10 @@ regions, or ask the hypervisor for something.  `mmiod.testing` looks for that.
 
 A published read waits for the writes that were posted to the same device before, but for
 those to the registers named in `unaffected_by`.  So does a posted write whose policy or bank
-depends on the device's state.
+depends on the device's state; for those to its own register only if it depends on that.
+
+An *echoed* register keeps what is written, in the bits that are stored: a read need not wait
+for a write that was posted to it.
 
 A bridge declares a `Window`: reads of its region are reads of another space.
 """
@@ -78,6 +81,17 @@ class Bank:
     def __call__(self, device: Any) -> bool:  # noqa: ANN401  # a Device, which this module does not know
         """Whether the bank is there now."""
         return bool(device.values[self.register.name] & self.bits == self.value)
+
+
+@frozen
+class Copies:
+    """For `when` in a region with a stride: only the first `number` copies have the register."""
+
+    number: int = field(validator=validators.ge(1))
+
+    def __call__(self, device: Any) -> bool:  # noqa: ANN401  # a Device
+        """Whether the copy that is meant is one of them."""
+        return bool(device.copy < self.number)
 
 
 @frozen

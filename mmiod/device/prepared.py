@@ -21,12 +21,17 @@ Read = Callable[[], int | Pending]
 Write = Callable[[int], Pending | None]
 
 
+def stored(register: Register) -> bool:
+    """Whether a guest's read gives what is stored, and runs nothing."""
+    return register.counter is None and not register.reads_change and register.getter is None
+
+
 def reading(register: Register, device: Device) -> Read:
     """A guest's read of the whole register, side effects included."""
-    if register.counter is not None or register.reads_change:
-        return partial(register.guest_read, device)
-    if register.getter is not None:
+    if register.getter is not None and register.counter is None and not register.reads_change:
         return _derived(getattr(device, register.getter), register.index)
+    if not stored(register):
+        return partial(register.guest_read, device)
     name, readable = register.name, register.rules.readable
     return lambda: device.values[name] & readable
 

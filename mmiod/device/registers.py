@@ -67,8 +67,9 @@ class Register:
     A `whole` register decodes the size: it takes accesses of exactly its offset and size,
     and leaves all others to the registers (or the hole) that share its bytes.
     Of a `doorbell` the last write counts, and nobody waits for it: one that comes while the
-    device is out of service is given to it when it returns.
-    `published`, `posted`, `unaffected_by`: see `mmiod.device.policy`.
+    device is out of service is given to it when it returns.  `rings` are the values that a guest
+    rings it with: such a write may reach the device some time later, and several as one.
+    `published`, `posted`, `unaffected_by`, `echoed`: see `mmiod.device.policy`.
     """
 
     offset: int
@@ -80,10 +81,12 @@ class Register:
     when: Callable[[Any], bool] | None = field(default=None, kw_only=True)
     whole: bool = field(default=False, kw_only=True)
     doorbell: bool = field(default=False, kw_only=True)
+    rings: tuple[int, ...] = field(default=(), kw_only=True)
     region: Region | None = field(default=None, kw_only=True)
     published: Policy = field(default=False, kw_only=True)
     posted: Policy = field(default=False, kw_only=True)
     unaffected_by: tuple[str, ...] = field(default=(), kw_only=True)
+    echoed: bool = field(default=False, kw_only=True)
     constant: bool = field(default=False, kw_only=True)
     """Derived, and the same for the whole life of a device."""
     name: str = field(default="", init=False)
@@ -134,6 +137,13 @@ class Register:
     def derived(self) -> bool:
         """Whether its value follows from others, and nothing is stored."""
         return self.getter is not None or self.counter is not None
+
+    @property
+    def echo(self) -> int:
+        """The bits that read as they were written last, if all others stay as they are."""
+        rules = self.rules
+        other = rules.cleared | rules.set | rules.toggled | rules.pulsed
+        return rules.stored & rules.readable if self.echoed and not other else 0
 
     def seen(self, device: Device) -> int:
         """The value as a guest's read gives it, without the read's side effects."""

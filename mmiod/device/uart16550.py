@@ -91,12 +91,15 @@ class Uart(Device):
     gated: ClassVar[bool] = False
     """OUT2 gates the interrupt: while it is low nobody waits for IER."""
 
-    lcr = Register(3, fields=LCR, published=True, posted=True, unaffected_by=POSTED[2:], region=ports)
+    lcr = Register(3, fields=LCR, published=True, posted=True, unaffected_by=POSTED[1:], region=ports)
     off, on = lcr.lacks(LCR.DLAB), lcr.has(LCR.DLAB)
     rbr = Register(0, access="r", when=off, region=ports)
     thr = Register(0, access="w", when=off, posted=QUIET, unaffected_by=POSTED[1:], region=ports)
     dll = Register(0, reset=12, when=on, published=True, posted=True, region=ports)
-    ier = Register(1, mask=15, fields=IER, when=off, published=True, posted=MUTE, region=ports)
+    ier = Register(
+        1, mask=15, fields=IER, when=off, published=True, posted=MUTE, echoed=True, unaffected_by=POSTED[2:],
+        region=ports,
+    )  # fmt: skip
     dlm = Register(1, when=on, published=True, posted=True, region=ports)
     iir = Register(2, access="r", fields={"CAUSE": Field(0, 4), "FIFOS": Field(6, 2)}, region=ports)
     fcr = Register(2, access="singlepulse", fields=FCR, region=ports)
@@ -105,7 +108,7 @@ class Uart(Device):
         5, access="r", fields=LSR, published=lambda u: not u.state.overrun, unaffected_by=POSTED, region=ports
     )
     msr = Register(6, access="r", reset=CONNECTED, fields=MSR_FIELDS, published=STEADY, region=ports)
-    scr = Register(7, published=True, posted=True, region=ports)
+    scr = Register(7, published=True, posted=True, echoed=True, unaffected_by=POSTED[:-1], region=ports)
 
     # --- receiver
 

@@ -75,6 +75,9 @@ class Pc:
     def map_changed(self) -> None:
         """`where` tells."""
 
+    def unlearn(self) -> None:
+        """Nobody has learnt anything."""
+
     # --- accesses --------------------------------------------------------------------------
 
     def access(self, space: Space, address: int, size: int, direction: Direction, value: int = 0) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from devices.legacy.hpet import CONFIGURATION, MIN_TICKS, TICK_NS, Hpet, HpetConfig
+from devices.legacy.hpet import CONFIGURATION, LATE, MIN_TICKS, TICK_NS, Hpet, HpetConfig
 from mmiod.testing import Harness
 
 US = 1_000
@@ -197,6 +197,23 @@ def test_a_passed_comparator_is_missed_until_the_counter_wraps(block: Block) -> 
     assert [0, 0, 1] == seen
 
 
+@pytest.mark.parametrize("mode", [0, NARROW])
+def test_a_posted_comparator_that_came_late_matches_at_once(block: Block, mode: int) -> None:
+    """Its writer has seen the counter below it, and waits for the interrupt; not so after a second."""
+    block.program(0, mode | LEVEL | TO_20, 100_000)
+    block.write("configuration", ENABLE)
+    block.ticks(LATE + 20)
+    block.write("interrupt_status", 1)
+    seen = []
+    for value in (19, 21):
+        block.set_timer(0, 8, value, 4)
+        block.ticks(0)
+        seen.append(block.read("interrupt_status"))
+    block.write("interrupt_status", 1)
+    block.ticks(1_000_000)
+    assert [0, 1, 0] == [*seen, block.read("interrupt_status")]
+
+
 def test_disabled_timers_have_status_but_no_interrupt(block: Block) -> None:
     """2.3.8, Tn_INT_ENB_CNF: the timer still operates; enabled later, what is pending interrupts."""
     block.program(2, LEVEL | TO_20, 100)
@@ -304,11 +321,13 @@ def test_interrupts_too_near_get_lost(block: Block) -> None:
 
 
 def test_a_late_alarm_loses_no_match(block: Block) -> None:
-    """A guest that comes first finds the interrupt done, not forgotten."""
+    """The next comparator, written first, is posted: what has matched interrupts behind it."""
     block.program(0, LEVEL | TO_20, 100)
     block.write("configuration", ENABLE)
     block.context.clock.now_ns += 200 * TICK_NS
     block.set_timer(0, 8, 1000)
+    assert (0, False) == (block.read("interrupt_status"), block.levels["irq20"])
+    block.ticks(0)
     assert (1, True) == (block.read("interrupt_status"), block.levels["irq20"])
 
 

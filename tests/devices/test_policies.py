@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from attrs import define
 
 from mmiod.device import Device, IrqOutput, Region, Register, Request
+from mmiod.machine.context import DeviceContext
+from mmiod.machine.published import Page
+from mmiod.machine.rows import Kind, Row
+from mmiod.testing.subject import Broken
 from mmiod.testing.suite import Terms, posts_what_nobody_waits_for, shows_what_it_answers
 from mmiod.values import Space
 
@@ -119,3 +125,25 @@ def test_wrong_reads(plugin: type[Device], said: str) -> None:
     """A published read that changes something, or is not what is published, is found."""
     with pytest.raises(AssertionError, match=said):
         shows_what_it_answers(Terms(plugin))
+
+
+@pytest.mark.parametrize("promise", [shows_what_it_answers, posts_what_nobody_waits_for])
+def test_page_that_lags(promise: Callable[[Terms], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind each input and each posted write the page is compared as a whole: one that is late is found."""
+    show = Page._show
+
+    def late(page: Page, row: Row, device: Device) -> None:
+        if row.kind is Kind.WRITE or not row.allowed:
+            show(page, row, device)
+
+    monkeypatch.setattr(Page, "_show", late)
+    with pytest.raises(AssertionError, match="is not what is published"):
+        promise(Terms(Truthful))
+
+
+def test_interrupt_before_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest may look as soon as a line changes: what is shown then is not what was before."""
+    monkeypatch.setattr(DeviceContext, "_announce", lambda _context: None)
+    with pytest.raises(Broken) as caught:
+        shows_what_it_answers(Terms(Truthful))
+    assert "the guest is told to look, and is shown what was before" in str(caught.value)

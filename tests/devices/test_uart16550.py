@@ -347,8 +347,8 @@ def test_the_line_is_what_iir_says(steps: list[tuple[str, int, int]]) -> None:
 
 
 def test_the_sources_are_short() -> None:
-    """All that makes the 16550A are 130 lines, 12 more say what needs no message; pvpanic 25."""
+    """All that makes the 16550A are 130 lines, 15 more say what needs no message; pvpanic 25."""
     root = Path(__file__).parents[2]
     parts = [root / "mmiod" / "device" / "uart16550.py", root / "devices" / "legacy" / "uart16550.py"]
-    assert 142 >= sum(lines_of_code(part) for part in parts)
+    assert 145 >= sum(lines_of_code(part) for part in parts)
     assert 25 >= lines_of_code(root / "devices" / "pseudo" / "pvpanic.py")

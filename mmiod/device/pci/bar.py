@@ -11,6 +11,7 @@ from mmiod.device.declarations import Region
 from mmiod.device.fields import Field
 from mmiod.device.pci.capability import Function
 from mmiod.device.pci.header import Command
+from mmiod.device.policy import Stored
 from mmiod.device.registers import Register
 from mmiod.errors import DeclarationError
 from mmiod.values import Space
@@ -56,18 +57,38 @@ class Bar(Region):
         fields = {"TYPE": Field(0, low, access="r")}
         if first < 32:
             fields["ADDRESS"] = Field(first, 32 - first, access="rw")
-        halves = [_bar_register(self.number, fields, self.flags)]
+        halves = [self._register(self.number, fields, self.flags)]
         if self.wide:
             first = max(first - 32, 0)
             halves.append(
-                _bar_register(self.number + 1, {"ADDRESS": Field(first, 32 - first, access="rw")}, 0)
+                self._register(self.number + 1, {"ADDRESS": Field(first, 32 - first, access="rw")}, 0)
             )
         return halves
 
+    @property
+    def _enable(self) -> int:
+        return int(Command.IO_SPACE if self.io else Command.MEMORY_SPACE)
+
+    def _register(self, number: int, fields: dict[str, Field], reset: int) -> Register:
+        """Nobody waits for it while it does not decode, as while it is being sized."""
+        enable = self._enable
+        silent = Stored(("command",), lambda function: not function.values["command"] & enable)
+        register = Register(
+            0x10 + 4 * number,
+            size=4,
+            access="reserved",
+            fields=fields,
+            reset=reset,
+            posted=silent,
+            echoed=True,
+        )
+        register.name = f"bar{number}"
+        register.writer = "place_regions"
+        return register
+
     def address(self, function: Function) -> int | None:
         """Where the guest placed the BAR, None if it does not decode."""
-        enable = Command.IO_SPACE if self.io else Command.MEMORY_SPACE
-        if not function.values["command"] & enable:
+        if not function.values["command"] & self._enable:
             return None
         base = function.values[f"bar{self.number}"] & ~(3 if self.io else 15)
         if self.wide:
@@ -76,10 +97,3 @@ class Bar(Region):
         # of memory.  It may not decode there.
         limit = 1 << 16 if self.io else (1 << 64 if self.wide else 1 << 32) - 1
         return base if base > 0 and base + self.length <= limit else None
-
-
-def _bar_register(number: int, fields: dict[str, Field], reset: int) -> Register:
-    register = Register(0x10 + 4 * number, size=4, access="reserved", fields=fields, reset=reset)
-    register.name = f"bar{number}"
-    register.writer = "place_regions"
-    return register

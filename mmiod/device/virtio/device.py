@@ -53,6 +53,10 @@ class DeviceStatus(enum.IntFlag):
     FAILED = 128
 
 
+_DRIVER_OK: Final = DeviceStatus.DRIVER_OK.value
+_UNUSABLE: Final = _DRIVER_OK | DeviceStatus.DEVICE_NEEDS_RESET.value
+
+
 @frozen
 class VirtioConfig:
     """What a machine file chooses of every device; a driver takes what it knows."""
@@ -149,7 +153,7 @@ class VirtioDevice(Device):
 
     def negotiated(self, feature: Feature) -> bool:
         """Whether both have it."""
-        return bool(self.state.features & feature)
+        return self.state.features & feature.value != 0  # of plain numbers: it is asked often
 
     def write_status(self, value: int) -> None:
         """The driver's progress; 0 resets the device."""
@@ -170,8 +174,7 @@ class VirtioDevice(Device):
     @property
     def live(self) -> bool:
         """Whether the device may use its queues."""
-        unusable = DeviceStatus.DEVICE_NEEDS_RESET | DeviceStatus.DRIVER_OK
-        return self.state.status & unusable == DeviceStatus.DRIVER_OK
+        return int(self.state.status) & _UNUSABLE == _DRIVER_OK
 
     def on_reset(self) -> None:
         """Queues as the driver finds them."""

@@ -7,10 +7,12 @@ A write of less than 4 bytes to a register is ignored, as 4.2.2.2 lets a driver 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from typing import Final
 
 from mmiod.device.buffers import Buffer
 from mmiod.device.declarations import IrqOutput, Region
+from mmiod.device.doorbells import Doorbell
 from mmiod.device.registers import Register
 from mmiod.device.virtio.device import WORD, DeviceStatus, VirtioDevice
 from mmiod.device.virtio.queue import Queue
@@ -106,6 +108,11 @@ class VirtioMmio(VirtioDevice):
             self.enable_queue(self.queue_sel)
         elif self._selected and not value:  # 4.2.2.2: the driver uses it no more
             self.reset_queue(self.queue_sel)
+
+    def doorbell_writes(self) -> Iterator[Doorbell]:
+        """4.2.2: one for all queues, rung by their numbers."""
+        for number in range(len(self.queue_sizes())):
+            yield Doorbell(self.registers.name, type(self).queue_notify.offset, 4, number)
 
     @queue_notify.on_write
     def _rung(self, value: int) -> None:

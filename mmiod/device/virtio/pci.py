@@ -8,9 +8,11 @@ Not here: the legacy interface, shared memory, notification data, administration
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from mmiod.device.buffers import Buffer
+from mmiod.device.doorbells import Doorbell
 from mmiod.device.faces import Pending
 from mmiod.device.pci import Bar, Capability, Identity, MsiX, PciFunction
 from mmiod.device.registers import Register
@@ -207,6 +209,11 @@ class VirtioPci(VirtioDevice, PciFunction):
     @doorbells.on_write
     def _rung(self, offset: int, _size: int, _value: int) -> None:
         self.notified(offset // MULTIPLIER)
+
+    def doorbell_writes(self) -> Iterator[Doorbell]:
+        """4.1.5.2: each queue has its own, and is rung by its number."""
+        for number in range(len(self.queue_sizes())):
+            yield Doorbell(self.structures.name, NOTIFY + MULTIPLIER * number, 2, number)
 
     def read_window(self) -> int | Pending | None:
         """4.1.4.9: what is in a BAR."""

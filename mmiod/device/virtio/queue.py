@@ -110,8 +110,8 @@ class Chain:
         spans = self.writable if flags & WRITE else self.readable
         if self.writable and spans is self.readable:
             raise BrokenQueue(f"the buffer at {gpa:#x} is for reading, one before it for writing")
-        if spans and spans[-1].gpa + spans[-1].length == gpa:
-            spans[-1].length += length
+        if spans and (last := spans[-1]).gpa + last.length == gpa:
+            last.length += length
         else:
             spans.append(Span(gpa, length))
 
@@ -158,18 +158,15 @@ def length_of(spans: Iterable[Span]) -> int:
     return sum(span.length for span in spans)
 
 
-def divide(spans: Iterable[Span], length: int) -> tuple[list[Span], list[Span]]:
+def divide(spans: Sequence[Span], length: int) -> tuple[Sequence[Span], Sequence[Span]]:
     """The first `length` bytes, and the rest."""
-    first: list[Span] = []
-    rest: list[Span] = []
-    for span in spans:
-        taken = min(span.length, length)
-        length -= taken
-        if taken:
-            first.append(Span(span.gpa, taken))
-        if taken < span.length:
-            rest.append(Span(span.gpa + taken, span.length - taken))
-    return first, rest
+    for number, span in enumerate(spans):
+        if length < span.length:
+            middle = [Span(span.gpa, length)] if length else []
+            rest = Span(span.gpa + length, span.length - length)
+            return [*spans[:number], *middle], [rest, *spans[number + 1 :]]
+        length -= span.length
+    return spans, []
 
 
 def gather(spans: Sequence[Span]) -> Steps[bytes]:

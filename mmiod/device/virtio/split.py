@@ -26,6 +26,7 @@ NO_INTERRUPT: Final = 1
 """Flag of the available ring (2.7.6)."""
 INDEX, RING = 2, 4
 """Offsets of both rings' parts (2.7.6, 2.7.8)."""
+_DESCRIPTOR_SIZE: Final = DESCRIPTOR.size
 _ELEMENT: Final = struct.Struct("<II")
 _MODULUS: Final = 1 << 16
 
@@ -103,15 +104,16 @@ class SplitRing:
 def _walk(table: bytes, index: int, chain: Chain) -> Span | None:
     """Add a chain's buffers; the indirect table that it ends with."""
     size = len(table) // DESCRIPTOR.size
+    unpack, add = DESCRIPTOR.unpack_from, chain.add
     for _ in range(size):
         if index >= size:
             raise BrokenQueue(f"descriptor {index} of {size}")
-        gpa, length, flags, following = DESCRIPTOR.unpack_from(table, DESCRIPTOR.size * index)
+        gpa, length, flags, following = unpack(table, _DESCRIPTOR_SIZE * index)
         if flags & INDIRECT:
             if flags & NEXT:
                 raise BrokenQueue(f"descriptor {index} is indirect and has a next one")
             return Span(gpa, length)
-        chain.add(gpa, length, flags)
+        add(gpa, length, flags)
         if not flags & NEXT:
             return None
         index = following
