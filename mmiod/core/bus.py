@@ -1,6 +1,7 @@
 """One access of a vCPU to devices: routed, cut where another range begins, waited for.
 
-A device that makes an access wait yields its host: see `mmiod.core.run`.
+A device that makes an access wait yields its host: see `mmiod.core.run`.  So does a break its
+stop (`mmiod.machine.breaks`), before the access is made.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from mmiod.device import Pending
 from mmiod.machine.address_map import MSR_BYTES
-from mmiod.machine.waist import Busy, Host
-from mmiod.values import Completion, Direction, Forward, Space, ones
+from mmiod.machine.waist import Busy, Named
+from mmiod.values import WRITE, Completion, Direction, Forward, Space, ones
 from mmiod.x86 import GuestFault, Suspend
 from mmiod.x86.faults import GP
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from mmiod.machine.address_map import Range
     from mmiod.machine.machine import Machine
 
-Waiting = Generator[Host, int | None, int]
-"""Yields the host it waits for, is sent what that answered, returns a value."""
-Run = Generator[Host, int | None, Completion]
+Waiting = Generator[Named, int | None, int]
+"""Yields the host or the stop it waits for, is sent what that answered, returns a value."""
+Run = Generator[Named, int | None, Completion]
 """The same of a whole exit."""
 
 
@@ -44,20 +45,36 @@ def access(
     machine: Machine, found: Range, address: int, size: int, direction: Direction, value: int
 ) -> Waiting:
     """One access within one range."""
+    if machine.breaks.wishes and (stop := machine.breaks.meet(found, address, size, direction, value)):
+        yield stop
+        if stop.answer is not None:
+            return machine.breaks.answered(stop)
+        found = machine.find(found.space, address)
+        if address + size > found.end:
+            return (yield from transact(machine, found.space, address, size, direction, value))
     answer = machine.access(found, address, size, direction, value)
-    if isinstance(answer, int):
-        return answer
-    assert found.claim is not None, "only a device makes anybody wait"
-    settled = yield found.claim.host
-    if isinstance(answer, Pending):
-        assert settled is not None, "a device that owes an answer settles with one"
-        return settled
-    # The map may have moved meanwhile.
-    return (yield from transact(machine, found.space, address, size, direction, value))
+    while not isinstance(answer, int):
+        assert found.claim is not None, "only a device makes anybody wait"
+        settled = yield found.claim.host
+        if isinstance(answer, Pending):
+            assert settled is not None, "a device that owes an answer settles with one"
+            return settled
+        found = machine.find(found.space, address)  # the map may have moved meanwhile
+        if address + size > found.end:
+            return (yield from transact(machine, found.space, address, size, direction, value))
+        answer = machine.access(found, address, size, direction, value)
+    return answer
 
 
 def enqueue(machine: Machine, found: Range, address: int, command: bytes) -> Waiting:
     """Offer a command to a device until it owes nothing else; gives whether it was taken."""
+    value = int.from_bytes(command, "little")
+    if machine.breaks.wishes and (stop := machine.breaks.meet(found, address, len(command), WRITE, value)):
+        yield stop
+        if stop.answer is not None:
+            machine.breaks.answered(stop)
+            return int(stop.answer != 0)
+        found = machine.find(found.space, address)
     while isinstance(taken := machine.enqueue(found, address, command), Busy):
         assert found.claim is not None, "only a device makes anybody wait"
         yield found.claim.host

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mmiod.core.bus import Run, check_msr, transact
 from mmiod.core.strings import room_of
 from mmiod.machine.address_map import LENGTHS
-from mmiod.machine.waist import Host
+from mmiod.machine.waist import Named
 from mmiod.values import READ, DecodedExit, Fault, Forward, Space, Values
 from mmiod.x86 import GuestFault
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmiod.core.translation import Platform
     from mmiod.machine.machine import Machine
 
-Reading = Generator[Host, int | None, bytes]
+Reading = Generator[Named, int | None, bytes]
 """Yields the host it waits for, as `Waiting` does; returns the elements that were read."""
 
 

@@ -18,13 +18,13 @@ from mmiod.x86 import SLOW
 if TYPE_CHECKING:
     from mmiod.core.translation import Translation
     from mmiod.machine.machine import Machine
-    from mmiod.machine.waist import Host
+    from mmiod.machine.waist import Named
     from mmiod.x86 import Direct
 
 
 def run_direct(
     machine: Machine, translation: Translation, direct: Direct
-) -> Generator[Host, int | None, Done | None]:
+) -> Generator[Named, int | None, Done | None]:
     """Execute; None if the plan has to: it faults, or is not within one page and one device.
 
     Raises:

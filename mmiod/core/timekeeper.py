@@ -17,7 +17,8 @@ async def keep_time(clock: MachineClock, fire: Callable[[], None]) -> None:
     while True:
         changed = trio.Event()
         clock.on_change = changed.set
-        delay_s = max(0.0, (clock.deadline_ns - clock.now_ns) / 1e9) if clock.runs else LONGEST_S
+        clock.awaited_ns = deadline_ns = clock.deadline_ns  # a later one need not wake us
+        delay_s = max(0.0, (deadline_ns - clock.now_ns) / 1e9) if clock.runs else LONGEST_S
         with trio.move_on_after(min(delay_s, LONGEST_S)):
             await changed.wait()
         if clock.runs:

@@ -9,10 +9,10 @@ the one that was there first, as a guest's mistake must not take the machine dow
 from __future__ import annotations
 
 import enum
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from attrs import define, field, frozen
 
@@ -21,6 +21,8 @@ from mmiod.values import Space
 
 if TYPE_CHECKING:
     from mmiod.machine.waist import Host
+
+T = TypeVar("T")
 
 
 class Policy(enum.IntEnum):
@@ -134,18 +136,25 @@ def build(space: Space, claims: Iterable[Claim], unclaimed: Iterable[Unclaimed] 
         edges.update(edge for edge in (piece.base, piece.end) if edge < LENGTHS[space])
     ranges: list[Range] = []
     corners = sorted(edges)
-    for start, end in pairwise(corners):
-        owner = next((claim for claim in ordered if claim.base <= start < claim.end), None)
-        policy = next(
-            (known.policy for known in policies if known.base <= start < known.end),
-            Policy.ONES,
-        )
+    owners: list[Claim | None] = [None] * (len(corners) - 1)
+    answers = [Policy.ONES] * (len(corners) - 1)
+    for claim in reversed(ordered):  # the first one wins
+        _fill(owners, corners, claim, claim)
+    for known in reversed(policies):
+        _fill(answers, corners, known, known.policy)
+    for (start, end), owner, policy in zip(pairwise(corners), owners, answers, strict=True):
         last = ranges[-1] if ranges else None
         if last is not None and last.claim is owner and (owner is not None or last.policy == policy):
             last.end = end
         else:
             ranges.append(Range(space, start, end, owner, policy))
     return AddressMap(space, ranges)
+
+
+def _fill(filled: list[T], corners: list[int], piece: Claim | Unclaimed, value: T) -> None:
+    first, end = (bisect_left(corners, edge) for edge in (piece.base, piece.end))
+    for number in range(first, min(end, len(filled))):
+        filled[number] = value
 
 
 def _check(space: Space, claims: Iterable[Claim], policies: Iterable[Unclaimed]) -> None:

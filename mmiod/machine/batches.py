@@ -31,7 +31,7 @@ class Batches(Inlets):
 
         They go to `offset` (stride 0), or from there upwards (1) or downwards (-1), and
         stay inside the region.  None is answered where the device declares no batch, or
-        owes an answer, or the bus would have to split: then accesses go one by one.
+        owes an answer, may have to stop, or the bus would have to split: then accesses go one by one.
         """
         register = self._batch_register(region, offset, size, READ)
         if register is None:
@@ -63,7 +63,7 @@ class Batches(Inlets):
         """The register's name for the record; None if a batch there is not for the device."""
         declared = self.device.regions[region]
         whole = split(declared, offset, size) == [(offset, size)] and size >= declared.implemented[0]
-        if self.owes is not None or self.failure is not None or not whole:
+        if self.owes is not None or self.failure is not None or self.broken or not whole:
             return None
         return self.register_at(region, offset, size, direction)
 

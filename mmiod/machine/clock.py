@@ -41,7 +41,9 @@ class MachineClock:
     """What a real-time clock showed at guest time 0."""
     armed: dict[tuple[str, str], tuple[int, int, Fire]] = field(factory=dict)
     on_change: Callable[[], None] | None = None
-    """Called when the next deadline may have moved nearer."""
+    """Called when the next deadline is before `awaited_ns`, and when the clock goes on."""
+    awaited_ns: int = NEVER
+    """The deadline that whoever is called waits for anyway."""
     quiet_until: int = 0
     """By `monotonic`: until then no timer is due; 0 while time stands."""
     origin_ns: int = 0
@@ -67,6 +69,7 @@ class MachineClock:
         self.virtual = virtual
         self.armed.clear()
         self._queue.clear()
+        self.awaited_ns = NEVER
         self._stands_at = 0
         self.wall_start_s = VIRTUAL_WALL_START_S if virtual else int(self.wall())
         self._look_ahead()
@@ -77,6 +80,7 @@ class MachineClock:
         """Continue a saved clock: no timer armed, standing if it stood, else running."""
         self.armed.clear()
         self._queue.clear()
+        self.awaited_ns = NEVER  # in the time that was
         self.wall_start_s = wall_start_s
         if self._stands_at is not None:
             self._stands_at = now_ns
@@ -137,7 +141,7 @@ class MachineClock:
             self._queue = [(deadline, number, key) for key, (deadline, number, _) in self.armed.items()]
             heapq.heapify(self._queue)
         self._look_ahead()
-        if self.on_change is not None:
+        if deadline_ns < self.awaited_ns and self.on_change is not None:
             self.on_change()
 
     @property

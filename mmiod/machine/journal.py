@@ -27,6 +27,7 @@ from mmiod.values import Space
 
 if TYPE_CHECKING:
     from mmiod.device import Bus, Clock, Memory
+    from mmiod.device.faces import Ranges
     from mmiod.device.saved import Saved
     from mmiod.machine.storage import Backings
 
@@ -34,9 +35,9 @@ T = TypeVar("T")
 
 LIMIT: Final = 1024
 """Entries, and what they weigh."""
-PATIENT_LIMIT: Final = 64 * LIMIT
+PATIENT_LIMIT: Final = 16 * LIMIT
 """While a run of a work is unfinished."""
-BYTES_PER_ENTRY: Final = 256
+BYTES_PER_ENTRY: Final = 1024
 """What a large answer weighs: the journal holds at most 16 MiB, and what one hook asked."""
 DONE: Final = None
 
@@ -136,6 +137,9 @@ class NotedMemory:
     def read(self, gpa: int, length: int) -> bytes:  # noqa: D102
         return self.journal.told(self.memory.read(gpa, length))
 
+    def gather(self, ranges: Ranges) -> bytes:  # noqa: D102
+        return self.journal.told(self.memory.gather(ranges))
+
     def holds(self, gpa: int, length: int) -> bool:  # noqa: D102
         return self.journal.told(self.memory.holds(gpa, length))
 
@@ -144,6 +148,9 @@ class NotedMemory:
 
     def write(self, gpa: int, data: bytes) -> None:  # noqa: D102
         self.memory.write(gpa, data)
+
+    def scatter(self, ranges: Ranges, data: bytes) -> None:  # noqa: D102
+        self.memory.scatter(ranges, data)
 
 
 @define(eq=False)

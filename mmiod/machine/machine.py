@@ -14,14 +14,17 @@ from attrs import define, field
 from mmiod.device import Pending, Region
 from mmiod.machine.address_map import LENGTHS, MSR_BYTES, AddressMap, Claim, Policy, Range, Unclaimed, build
 from mmiod.machine.backoff import Backoff
+from mmiod.machine.breaks import Breaks
 from mmiod.machine.clock import MachineClock
+from mmiod.machine.grantable import Grantable, GuestPage
 from mmiod.machine.host import InlineHost
 from mmiod.machine.mark import Mark, reason_of
 from mmiod.machine.memory import GuestMemory
 from mmiod.machine.outlet import Nowhere, Outlet
 from mmiod.machine.ports import ServicePort, StreamPort
 from mmiod.machine.published import Page
-from mmiod.machine.shelves import Surroundings
+from mmiod.machine.shelves import NOBODY, Surroundings
+from mmiod.machine.stop import Stop
 from mmiod.machine.storage import Backings, backings_of
 from mmiod.machine.waist import Busy, Named, Status
 from mmiod.machine.wires import Wires, hypervisor_line_of, vcpu_of
@@ -42,6 +45,8 @@ class Cause:
     pc: int = -1
     space: Space = Space.MMIO
     address: int = 0
+    posted: bool = False
+    """Nobody waits for it."""
 
 
 @define(eq=False)
@@ -62,6 +67,7 @@ class Machine:
     mark: Mark = field(factory=Mark)
     backoff: Backoff = field(init=False)
     """Of devices in quarantine."""
+    breaks: Breaks = field(init=False)
     cause: Cause = field(factory=Cause)
     outlet: Outlet = field(factory=Nowhere)
     backends: dict[tuple[str, str], StreamPort] = field(factory=dict)
@@ -75,8 +81,8 @@ class Machine:
     """Accesses that no device claimed, by address; at most `MAX_MISSES` addresses."""
     levels: dict[int, bool] = field(factory=dict)
     """Lines of the hypervisor's interrupt controller that a wire leads to."""
-    settled: list[tuple[InlineHost, int | None]] = field(factory=list)
-    """Answers that devices owed and have given; the core takes them."""
+    settled: list[tuple[InlineHost | Stop, int | None]] = field(factory=list)
+    """Answers that devices owed and have given, and accesses that stood and go on; the core takes them."""
     controllers: dict[int, tuple[InlineHost, str]] = field(factory=dict)
     """Which device's line interrupts a vCPU, and answers INTA."""
     claims: dict[tuple[str, str], tuple[Space, Claim]] = field(factory=dict)
@@ -94,6 +100,7 @@ class Machine:
     def __attrs_post_init__(self) -> None:
         """Devices come back by the host's time."""
         self.backoff = Backoff(self.clock.monotonic)
+        self.breaks = Breaks(self)
 
     def memory_of(self, device: str) -> GuestMemory:
         """Guest memory as a device reaches it."""
@@ -255,12 +262,22 @@ class Machine:
 
     # --- what needs no access ---------------------------------------------------------------
 
-    def publish(self, words: memoryview) -> None:
+    def publish(self, words: memoryview, changed: Callable[[], None] | None = None) -> None:
         """Show the hypervisor what it need not ask for, in `words` of 64 bits that it shares.
 
         Nothing is shown before `page.go`, which follows each start of the machine and its clock.
+        With `changed` pages and doorbells may stand in the hypervisor; it is called when others may.
         """
-        self.page = Page(words, self._surroundings, clock=self.clock, withheld=self.withheld)
+        around, clock, withheld = self._surroundings, self.clock, self.withheld
+        if changed is None:
+            self.page = Page(words, around, clock=clock, withheld=withheld)
+        else:
+            self.page = GuestPage(words, around, clock=clock, withheld=withheld, changed=changed)
+
+    @property
+    def grantable(self) -> list[Grantable]:
+        """What may stand in the hypervisor now."""
+        return list(self.page.grantable()) if isinstance(self.page, GuestPage) else []
 
     def unpublish(self) -> None:
         """Show nothing any more."""
@@ -268,10 +285,21 @@ class Machine:
             self.page.stop()
             self.page = None
 
-    def withhold(self, device: str) -> bool:
-        """Have every access to a device come here, until `release`; whether some did not."""
-        self.withheld[device] = self.withheld.get(device, 0) + 1
-        return self.page is not None and self.page.withdraw(device)
+    def withhold(self, device: str, reason: str) -> bool:
+        """Have every access to a device come here, until `release`; whether some would not else."""
+        reasons = self.withheld.get(device, 0)
+        self.withheld[device] = reasons + 1
+        if not reasons:
+            self._withdraw(device, reason)
+            self._regrant()
+        return self.page is not None and self.page.publishes(device)
+
+    def _withdraw(self, device: str, reason: str) -> None:
+        """See that the hypervisor asks for what it had on its page, and say so."""
+        if self.page is not None and self.page.publishes(device):
+            self.page.withdraw(device)
+            if device != NOBODY:
+                self.notify("publication_withdrawn", device=device, reason=reason)
 
     def release(self, device: str) -> None:
         """One reason less."""
@@ -280,6 +308,12 @@ class Machine:
             self.withheld[device] = reasons
         elif self.page is not None:
             self.page.look(device)
+            self._regrant()
+
+    def _regrant(self) -> None:
+        """Others may stand in the hypervisor than before."""
+        if isinstance(self.page, GuestPage):
+            self.page.changed()
 
     def _surroundings(self) -> Surroundings:
         idle = [found for space in LENGTHS for found in self.table(space).ranges if found.claim is None]
@@ -294,6 +328,7 @@ class Machine:
 
     def reset(self) -> None:
         """A system reset; the clock goes on."""
+        self.breaks.let_go("reset")
         self.settled.clear()
         for host in self.hosts.values():
             host.reset()
@@ -361,8 +396,10 @@ class Machine:
 
     def quarantined(self, host: Named, reason: BaseException) -> None:
         """A device failed: say so, answer what it owes, let its lines go, and see when it comes back."""
-        if self.page is not None:
-            self.page.withdraw(host.name)
+        if host.name not in self.withheld:
+            self._withdraw(host.name, "quarantine")
+        if isinstance(self.page, GuestPage):
+            self.page.blank(host.name)
         self.notify("device_quarantined", device=host.name, reason=reason_of(reason))
         if not self.backoff.failed(host.name):
             self.notify("device_abandoned", device=host.name, attempts=self.backoff.attempts(host.name))

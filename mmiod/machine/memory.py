@@ -1,144 +1,25 @@
-"""Guest memory as the hypervisor shares it, in slots.
-
-A slot's descriptor is mapped only if it is a memfd sealed against shrinking, because a
-mapping whose file shrinks kills the process that touches it; any other descriptor is
-used by pread and pwrite.  A slot without descriptor is RAM that only messages reach, if a
-messenger is there.
-"""
+"""Guest memory as the hypervisor shares it, in slots."""
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from attrs import define, evolve, field
 
+from mmiod.device.accesses import parts
 from mmiod.errors import MachineError
 from mmiod.machine.dirty_log import DirtyLog
 from mmiod.machine.ports import Messenger
+from mmiod.machine.slot import Gone, Slot
+
+if TYPE_CHECKING:
+    from mmiod.device.faces import Ranges
 
 ADDRESS_LIMIT: Final = 1 << 52
 """Architectural limit of a physical address (SDM vol. 3, 4.1.4)."""
 FOUR_GIB: Final = 1 << 32
 DMA_LIMIT: Final = 16 << 20
 """Bytes that one call may move: what asks for more trusts a length the guest wrote."""
-
-
-class Storage(Protocol):
-    """How the bytes of a slot are reached; offsets are within the slot."""
-
-    def read(self, offset: int, length: int) -> bytes: ...  # noqa: D102
-    def write(self, offset: int, data: bytes) -> None: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
-
-
-@define(eq=False)
-class Mapped:
-    """A sealed memfd, mapped from `offset` on; the descriptor stays open for who has to map it anew."""
-
-    view: mmap.mmap
-    descriptor: int
-    offset: int
-
-    def read(self, offset: int, length: int) -> bytes:  # noqa: D102
-        return self.view[offset : offset + length]
-
-    def write(self, offset: int, data: bytes) -> None:  # noqa: D102
-        self.view[offset : offset + len(data)] = data
-
-    def close(self) -> None:  # noqa: D102
-        self.view.close()
-        os.close(self.descriptor)
-
-
-@define(eq=False)
-class ByDescriptor:
-    """Any other file: what cannot be read reads as ones; `lost` counts writes that failed."""
-
-    descriptor: int
-    offset: int
-    lost: int = 0
-
-    def read(self, offset: int, length: int) -> bytes:  # noqa: D102
-        try:
-            data = os.pread(self.descriptor, length, self.offset + offset)
-        except OSError:
-            data = b""
-        return data + b"\xff" * (length - len(data))
-
-    def write(self, offset: int, data: bytes) -> None:  # noqa: D102
-        try:
-            os.pwrite(self.descriptor, data, self.offset + offset)
-        except OSError:
-            self.lost += 1  # its owner shrank or sealed it: the bytes are the owner's loss
-
-    def close(self) -> None:  # noqa: D102
-        os.close(self.descriptor)
-
-
-@define(eq=False)
-class Gone:
-    """What was a slot's storage, for an access that found the slot and then waited for a device."""
-
-    def read(self, offset: int, length: int) -> bytes:  # noqa: ARG002, D102
-        return b"\xff" * length
-
-    def write(self, offset: int, data: bytes) -> None:  # noqa: D102
-        pass
-
-    def close(self) -> None:  # noqa: D102
-        pass
-
-
-@define(eq=False)
-class Slot:
-    """`length` bytes of guest-physical space from `gpa`; without storage only messages reach it."""
-
-    number: int
-    gpa: int
-    length: int
-    read_only: bool
-    storage: Storage | None
-
-    @property
-    def end(self) -> int:
-        """First address behind."""
-        return self.gpa + self.length
-
-
-def storage_of(descriptor: int, offset: int, length: int, *, read_only: bool) -> Storage:
-    """Take over a descriptor (it is closed, or closed later by the storage).
-
-    Raises:
-        MachineError: there is no such part of the file, or it cannot be used.
-    """
-    try:
-        size = os.fstat(descriptor).st_size
-        if not 0 < length <= size - offset:
-            raise MachineError(f"the descriptor has {size:#x} bytes, the slot is {length:#x} at {offset:#x}")
-        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
-        if mode == os.O_WRONLY:
-            raise MachineError("the descriptor is write-only")
-        if mode == os.O_RDONLY and not read_only:
-            raise MachineError("the descriptor is read-only, the slot is not")
-        if not _sealed(descriptor) or offset % mmap.ALLOCATIONGRANULARITY:
-            return ByDescriptor(os.dup(descriptor), offset)
-        access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
-        view = mmap.mmap(descriptor, length, access=access, offset=offset)
-        return Mapped(view, os.dup(descriptor), offset)
-    except OSError as error:
-        raise MachineError(f"the descriptor cannot be used: {error}") from error
-    finally:
-        os.close(descriptor)
-
-
-def _sealed(descriptor: int) -> bool:
-    try:
-        return bool(fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
-    except OSError:
-        return False  # not a memfd
 
 
 @define(eq=False)
@@ -241,6 +122,25 @@ class GuestMemory:
                 if self.log is not None:
                     self.log.mark(at, taken)
 
+    def gather(self, ranges: Ranges) -> bytes:
+        """`read` of each range, all their bytes in a row."""
+        slot = self._around_all(ranges)
+        if slot is None or slot.storage is None:
+            return b"".join([self.read(gpa, length) for gpa, length in ranges])
+        read, base = slot.storage.read, slot.gpa
+        return b"".join([read(gpa - base, length) for gpa, length in ranges])
+
+    def scatter(self, ranges: Ranges, data: bytes) -> None:
+        """`write` to each range, of `data` as far as that goes."""
+        slot = self._around_all(ranges)
+        if slot is None or slot.storage is None or slot.read_only or self.log is not None:
+            for gpa, part in parts(ranges, data):
+                self.write(gpa, part)
+            return
+        write, base = slot.storage.write, slot.gpa
+        for gpa, part in parts(ranges, data):
+            write(gpa - base, part)
+
     def holds(self, gpa: int, length: int) -> bool:
         """Whether all of it is reachable RAM."""
         return all(slot is not None and slot.storage is not None for slot, _, _ in self._pieces(gpa, length))
@@ -262,6 +162,17 @@ class GuestMemory:
         slot = self._last
         inside = slot is not None and slot.gpa <= gpa and gpa + length <= slot.end
         return slot if inside and length <= DMA_LIMIT else None
+
+    def _around_all(self, ranges: Ranges) -> Slot | None:
+        """The slot used last, if all of them are there and none is too long."""
+        slot = self._last
+        if slot is None or not ranges:
+            return None
+        low, high = slot.gpa, slot.end
+        for gpa, length in ranges:
+            if gpa < low or gpa + length > high or length > DMA_LIMIT:
+                return None
+        return slot
 
     def _pieces(self, gpa: int, length: int) -> list[tuple[Slot | None, int, int]]:
         if length > DMA_LIMIT:

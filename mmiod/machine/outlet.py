@@ -25,6 +25,9 @@ class Outlet(Protocol):
     def map_changed(self) -> None:
         """Regions have moved."""
 
+    def unlearn(self) -> None:
+        """Accesses to a device go another way now: what is known of the ways is wrong."""
+
 
 class Nowhere:
     """The outlet of a machine that no hypervisor is attached to."""
@@ -42,4 +45,7 @@ class Nowhere:
         pass
 
     def map_changed(self) -> None:  # noqa: D102
+        pass
+
+    def unlearn(self) -> None:  # noqa: D102
         pass

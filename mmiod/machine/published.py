@@ -67,11 +67,19 @@ class Page(Table):
     def look(self, name: str) -> None:
         """A device's input is over: its rows are as the device is now."""
         if not self.entered:
-            self.settle()
+            self._settle_moved(name)
             return
         shelf = self.shelves.get(name)
         if shelf is None or name in self.withheld or not self.running:
             return
+        if (
+            shelf.open
+            and not shelf.moving
+            and not shelf.fresh
+            and shelf.host is not None
+            and shelf.stored == shelf.host.device.values
+        ):
+            return  # the usual: nothing has changed
         host = shelf.host
         if host is not None:
             if host.serves and host.owes is None:
@@ -84,6 +92,13 @@ class Page(Table):
             shelf.open = True
             self.words[shelf.gate] = self._versioned(OPEN)
 
+    def _settle_moved(self, name: str) -> None:
+        """Regions have moved: look at the device that had the input, and at those with other rows."""
+        self.enter()
+        for each, shelf in self.shelves.items():
+            if each == name or not shelf.open or shelf.fresh or shelf.stored is None:
+                self.look(each)
+
     def _show_all(self, shelf: Shelf, device: Device) -> None:
         """Show what may have changed; raises whatever the device's getters and predicates raise."""
         stored = shelf.stored
@@ -94,6 +109,8 @@ class Page(Table):
             rows = shelf.moving
         else:
             rows = self._changed(shelf, stored, device)
+        if shelf.fresh:
+            rows, shelf.fresh = [*rows, *shelf.fresh], []
         for row in rows:
             self._show(row, device)
 
@@ -119,8 +136,10 @@ class Page(Table):
                 break
         if allowed == COUNTS:
             allowed = self._count(row, device)
-        elif allowed == READS:
-            self.words[row.place + VALUE] = row.value(device)
+        elif allowed & READS:
+            value, place = row.value(device), row.place + VALUE
+            if self.words[place] != value:  # a store would take the line from the hypervisor's cache
+                self.words[place] = value
         if allowed != row.allowed:
             self._allow(row, allowed)
 
@@ -146,6 +165,11 @@ class Page(Table):
                 self._allow(row, 0)
             words[place + VALUE], words[place + SINCE], words[place + RATE], words[place + BITS] = new
         return COUNTS
+
+    def publishes(self, name: str) -> bool:
+        """Whether the hypervisor need not ask for all of a device, but for moments."""
+        shelf = self.shelves.get(name)
+        return self.running and shelf is not None and bool(shelf.rows)
 
     def withdraw(self, name: str) -> bool:
         """Before something that makes a device's rows untrue, or tells the guest of it.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from attrs import define, field
 
 from mmiod.device import Context, Device, Pending, Region, Request
+from mmiod.device.faces import Ranges
 from mmiod.machine.inputs import INPUTS, Input
 from mmiod.machine.journal import DONE, Entry
 from mmiod.values import Space
@@ -182,6 +183,9 @@ class _Memory:
     def read(self, gpa: int, length: int) -> bytes:  # noqa: ARG002
         return self.replay.data()
 
+    def gather(self, ranges: Ranges) -> bytes:  # noqa: ARG002
+        return self.replay.data()
+
     def holds(self, gpa: int, length: int) -> bool:  # noqa: ARG002
         return bool(self.replay.number())
 
@@ -189,6 +193,9 @@ class _Memory:
         return bool(self.replay.number())
 
     def write(self, gpa: int, data: bytes) -> None:
+        pass
+
+    def scatter(self, ranges: Ranges, data: bytes) -> None:
         pass
 
 

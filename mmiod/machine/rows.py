@@ -15,7 +15,7 @@ from attrs import define, field
 
 from mmiod.device import Register
 from mmiod.device.dispatch import RegisterAnswerer
-from mmiod.device.policy import Bank, Stored
+from mmiod.device.policy import Bank, Copies, Stored
 from mmiod.machine.sizes import split
 from mmiod.values import READ, WRITE, Direction, Space, ones
 
@@ -29,6 +29,8 @@ SIZES: Final = (1, 2, 4, 8)
 
 Claims = Mapping[tuple[str, str], tuple[Space, "Claim"]]
 """Which region is where, by device and region."""
+Made = dict[str, tuple["Device", Space, int, list["Row"]]]
+"""A device's rows by region, and what they were made for: making them takes longer than entering them."""
 
 
 class Kind(enum.IntEnum):
@@ -55,9 +57,11 @@ class Allowed(enum.IntFlag):
     POST = 4
     OPEN = 8
     """Of a device."""
+    ECHO = 16
+    """A posted write to the whole register decides the bits RATE of the value."""
 
 
-READS, COUNTS, POSTS, OPEN = map(int, Allowed)
+READS, COUNTS, POSTS, OPEN, ECHOES = map(int, Allowed)
 """The same as plain numbers, which compare faster."""
 
 
@@ -91,10 +95,14 @@ class Row:
     counts: bool = field(init=False)
     gates: tuple[Callable[[Any], bool], ...] = field(init=False)
     """What must hold: banks, and policies that depend on the device."""
+    asks: frozenset[str] | None = field(init=False)
+    """The stored registers that its gates ask; None: anything."""
     moving: bool = field(init=False)
     """It may change with more than what is stored."""
     depends: frozenset[str] = field(init=False)
     """The registers whose stored values it shows or depends on."""
+    echo: int = field(init=False)
+    """Bits that a posted write to it decides."""
 
     def __attrs_post_init__(self) -> None:
         """See what its value and policy depend on."""
@@ -103,18 +111,24 @@ class Row:
             register.posted if self.kind is Kind.WRITE else register.published for register in registers
         ]
         self.counts = self.kind is Kind.READ and not self.word and any(one.counter for one in registers)
-        banks = [register.when for register in registers if register.when is not None]
+        banks = [
+            register.when
+            for register in registers
+            if register.when is not None and not isinstance(register.when, Copies)
+        ]
         predicates = [] if self.word or self.counts else [known for known in policies if callable(known)]
         self.gates = (*banks, *predicates)
         derived = [register for register in registers if register.derived and not register.constant]
         asked = [_asked(gate) for gate in self.gates]
-        self.moving = None in asked or (bool(derived) and self.kind is not Kind.WRITE)
-        stored = itertools.chain.from_iterable(filter(None, asked))
-        self.depends = frozenset((*stored, *(register.name for register in registers)))
-        self.grant = READS
+        stored = frozenset(itertools.chain.from_iterable(filter(None, asked)))
+        self.asks = None if None in asked else stored
+        self.moving = self.asks is None or (bool(derived) and self.kind is not Kind.WRITE)
+        self.depends = stored | {register.name for register in registers}
+        self.alone = len(registers) == 1 and not self.parts[0][0] and registers[0].size == self.size
+        self.echo = registers[0].echo if self.alone and self.kind is Kind.READ and not self.counts else 0
+        self.grant = READS | ECHOES if self.echo else READS
         if self.counts or self.kind is Kind.WRITE:
             self.grant = COUNTS if self.counts else POSTS
-        self.alone = len(registers) == 1 and not self.parts[0][0] and registers[0].size == self.size
 
     @property
     def head(self) -> int:
@@ -135,8 +149,8 @@ class Row:
         return value & ones(self.size)
 
     def named(self, names: tuple[str, ...]) -> bool:
-        """Whether a register of these names is what it writes."""
-        return self.parts[0][1].name in names
+        """Whether it writes no other register than one of these names."""
+        return all(register.name in names for _, register in self.parts)
 
 
 def _asked(gate: Callable[[Any], bool]) -> tuple[str, ...] | None:
@@ -146,16 +160,25 @@ def _asked(gate: Callable[[Any], bool]) -> tuple[str, ...] | None:
     return gate.names if isinstance(gate, Stored) else None
 
 
-def rows_of(device: Device, name: str, claims: Claims) -> list[Row]:
-    """What a device lets pass, posted writes first: at most `MAX_POSTED` of them."""
+def rows_of(device: Device, name: str, claims: Claims, made: Made) -> list[Row]:
+    """What a device lets pass, posted writes first: at most `MAX_POSTED` of those that somebody waits for."""
     rows = [
         row
         for (owner, region), (space, claim) in claims.items()
         if owner == name and claim.width == 1
-        for row in _of_region(device, device.regions[region], space, claim.base)
+        for row in _placed(device, device.regions[region], space, claim.base, made)
     ]
-    writes = [row for row in rows if row.kind is Kind.WRITE]
-    return writes[:MAX_POSTED] + [row for row in rows if row.kind is not Kind.WRITE]
+    writes = [row for row in rows if row.kind is Kind.WRITE and row.parts]
+    lost = [row for row in rows if row.kind is Kind.WRITE and not row.parts]
+    return writes[:MAX_POSTED] + lost + [row for row in rows if row.kind is not Kind.WRITE]
+
+
+def _placed(device: Device, region: Region, space: Space, base: int, made: Made) -> list[Row]:
+    """As they were made before, if nothing has moved."""
+    known = made.get(region.name)
+    if known is None or known[0] is not device or known[1:3] != (space, base):
+        known = made[region.name] = (device, space, base, list(_of_region(device, region, space, base)))
+    return known[3]
 
 
 def _of_region(device: Device, region: Region, space: Space, base: int) -> Iterator[Row]:
@@ -183,9 +206,14 @@ def _single(answerer: RegisterAnswerer, register: Register, space: Space, base: 
     for kind in _kinds(register):
         least = _least(answerer, register, WRITE if kind is Kind.WRITE else READ)
         parts = ((0, register),) if kind is Kind.WRITE or register.allows(READ) else ()
-        for copy in range(region.length // region.stride if region.stride else 1):
+        for copy in range(_copies(register, region)):
             at = base + copy * region.stride + register.offset
             yield Row(kind, space, at, size, parts, hole, least, copy)
+
+
+def _copies(register: Register, region: Region) -> int:
+    there = region.length // region.stride if region.stride else 1
+    return min(there, register.when.number) if isinstance(register.when, Copies) else there
 
 
 def _kinds(register: Register) -> Iterator[Kind]:
@@ -210,7 +238,7 @@ def _smallest(region: Region) -> int:
 
 
 def _words(answerer: RegisterAnswerer, length: int, space: Space, base: int) -> Iterator[Row]:
-    """Rows of a region that is published in words."""
+    """Rows of a region that is published in words; where no register takes a write, it is lost."""
     region = answerer.region
     size = region.published
     hole = int.from_bytes(bytes((region.hole,)) * size, "little")
@@ -219,3 +247,5 @@ def _words(answerer: RegisterAnswerer, length: int, space: Space, base: int) -> 
         parts = tuple((each.offset - offset, each) for each in found if isinstance(each, Register))
         if len(parts) == len(found) and not any(each.reads_change or each.whole for _, each in parts):
             yield Row(Kind.READ, space, base + offset, size, parts, hole, _smallest(region), word=True)
+        if not any(answerer.candidates(at, WRITE) for at in range(offset, offset + size)):
+            yield Row(Kind.WRITE, space, base + offset, size, (), hole, _smallest(region), word=True)

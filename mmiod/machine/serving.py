@@ -55,6 +55,8 @@ class Serving:
     """Whether it failed last by the time that its hook took, which the host may have spent elsewhere."""
     owes: Owed | None = None
     """The access that waits for `complete`."""
+    broken: bool = False
+    """Accesses may have to stop here: see `mmiod.machine.breaks`."""
     number: int = 0
     """Of the machine's devices, from 1."""
     journal: Journal = field(factory=Journal)

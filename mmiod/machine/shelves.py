@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field, frozen
 
 from mmiod.machine.address_map import Policy, Range
-from mmiod.machine.rows import Claims, Kind, Row, rows_of
+from mmiod.machine.rows import Claims, Kind, Made, Row, rows_of
 from mmiod.values import ones
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class Shelf:
     rows: list[Row]
     moving: list[Row]
     """Those that must be looked at after each input."""
+    posted: list[Row] = field(factory=list)
+    """Those for which others wait."""
+    fresh: list[Row] = field(factory=list)
+    """Those that were not looked at yet, though others were."""
     following: dict[str, list[Row]] = field(factory=dict)
     """The others, by the registers that they follow."""
     stored: dict[str, int] | None = None
@@ -82,6 +87,10 @@ class Table:
     """Devices whose rows are wrong."""
     used: int = 0
     """Rows of devices, their gates included."""
+    made: dict[str, Made] = field(factory=dict)
+    """Rows that were made before, by device."""
+    rooms: dict[str, int] = field(factory=dict)
+    """How many rows a device has had."""
 
     def __attrs_post_init__(self) -> None:
         """Behind what is there, which is the table of a daemon before this one, or anything."""
@@ -116,49 +125,75 @@ class Table:
         """Make the rows of what moved anew, if they have room where they were."""
         for name in self.moved - {NOBODY}:
             shelf = self.shelves.get(name)
-            rows = _rows(around, name)
+            rows = self._rows(around, name)
             if len(rows) > (shelf.room if shelf is not None else 0):
                 return False
             if shelf is not None:
-                self.shelves[name] = self._shelf(shelf.host, shelf.first, shelf.room, rows)
+                self.shelves[name] = self._shelf(shelf.host, shelf.first, shelf.room, rows, shelf)
         return bool(self.shelves)
 
     def _enter(self, around: Surroundings) -> None:
         self.shelves.clear()
         self.dropped = self.used = 0
         for name, host in around.hosts.items():
-            found = _rows(around, name)
+            found = self._rows(around, name)
             kept = found[: max(0, self.limit - self.used - 2)]
             self.dropped += len(found) - len(kept)
             if kept:
-                self.shelves[name] = self._shelf(host, self.used, len(kept), kept)
-                self.used += 1 + len(kept)
+                most = max(len(kept), self.rooms.get(name, 0))
+                room = self.rooms[name] = min(most, self.limit - self.used - 2)
+                self.shelves[name] = self._shelf(host, self.used, room, kept)
+                self.used += 1 + room
+
+    def _rows(self, around: Surroundings, name: str) -> list[Row]:
+        host = around.hosts[name]
+        made = self.made.setdefault(name, {})
+        return [] if host.isolated else rows_of(host.device, name, around.claims, made)
 
     def _enter_spans(self, idle: Iterable[Range]) -> None:
         """Ranges that are known to be probed, behind a gate of their own."""
-        spans = [
-            Row(Kind.SPAN, found.space, found.start, 8, hole=WORD, length=found.end - found.start)
+        places = [
+            (found.space, found.start, found.end - found.start)
             for found in idle
             if found.claim is None and found.policy == Policy.IGNORE
         ][: max(0, self.limit - self.used - 1)]
-        self.shelves[NOBODY] = self._shelf(None, self.used, len(spans), spans)
-        self.words[ROWS] = self.used + 1 + len(spans)
+        known = self.shelves.get(NOBODY)
+        if known is None or [(row.space, row.address, row.length) for row in known.rows] != places:
+            spans = [
+                Row(Kind.SPAN, space, start, 8, hole=WORD, length=length) for space, start, length in places
+            ]
+            self.shelves[NOBODY] = self._shelf(None, self.used, len(spans), spans)
+            self.words[ROWS] = self.used + 1 + len(spans)
 
-    def _shelf(self, host: InlineHost | None, first: int, room: int, rows: list[Row]) -> Shelf:
+    def _shelf(
+        self, host: InlineHost | None, first: int, room: int, rows: list[Row], before: Shelf | None = None
+    ) -> Shelf:
+        """Write rows; those at the beginning that were there `before` stay as they are."""
         gate = ROW * (1 + first)
-        for number in range(room + 1):
+        posted = [row for row in rows if row.kind is Kind.WRITE and row.parts]
+        shelf = Shelf(host, first, room, rows, [row for row in rows if row.moving], posted)
+        kept = 0
+        if before is not None and before.posted == posted and not before.fresh:
+            kept = sum(1 for _ in takewhile(_is, zip(before.rows, rows, strict=False)))
+            shelf.stored, shelf.open, shelf.fresh = before.stored, before.open, rows[kept:]
+        else:
+            self._write(gate)
+        for number in range(1 + len(rows), 1 + room):
             self._write(gate + ROW * number)
-        shelf = Shelf(host, first, room, rows, [row for row in rows if row.moving])
-        posted = [row for row in rows if row.kind is Kind.WRITE]
         for number, row in enumerate(rows, start=1):
-            row.place = gate + ROW * number
-            self._write(row.place, row.head | first << 32, row.address, _waits(row, posted))
-            if row.length:
-                self.words[row.place + LENGTH] = row.length & WORD
-                self.words[row.place + TARGET] = row.target
+            if number > kept:
+                self._write_row(gate + ROW * number, row, first, posted)
             for name in () if row.moving else row.depends:
                 shelf.following.setdefault(name, []).append(row)
         return shelf
+
+    def _write_row(self, place: int, row: Row, first: int, posted: list[Row]) -> None:
+        row.place, row.allowed = place, 0
+        self._write(place, row.head | first << 32, row.address, _waits(row, posted))
+        self.words[place + RATE] = row.echo
+        if row.length:
+            self.words[place + LENGTH] = row.length & WORD
+            self.words[place + TARGET] = row.target
 
     def _write(self, place: int, kind: int = 0, address: int = 0, waits: int = 0) -> None:
         """A row that allows nothing; of kind 0 it is a gate, or nothing at all."""
@@ -169,9 +204,8 @@ class Table:
             words[place + word] = 0
 
 
-def _rows(around: Surroundings, name: str) -> list[Row]:
-    host = around.hosts[name]
-    return [] if host.isolated else rows_of(host.device, name, around.claims)
+def _is(pair: tuple[Row, Row]) -> bool:
+    return pair[0] is pair[1]
 
 
 def _waits(row: Row, posted: list[Row]) -> int:
@@ -179,9 +213,11 @@ def _waits(row: Row, posted: list[Row]) -> int:
     if row.kind is Kind.CONFIG_WINDOW:
         latch = row.parts[0][1].name
         return sum(1 << number for number, write in enumerate(posted) if write.named((latch,)))
-    if row.kind is Kind.WINDOW or (row.kind is Kind.WRITE and not row.gates):
+    if not row.parts or (row.kind is Kind.WRITE and not row.gates):
         return 0
     unaffected = set.intersection(*(set(register.unaffected_by) for _, register in row.parts), _names(posted))
+    if row.kind is Kind.WRITE and row.asks is not None:
+        unaffected |= _names([row]) - row.asks
     return sum(1 << number for number, write in enumerate(posted) if not write.named(tuple(unaffected)))
 
 

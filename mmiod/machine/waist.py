@@ -11,7 +11,7 @@ from mmiod.device import Pending
 from mmiod.machine.mark import Mark
 from mmiod.values import WRITE, Direction
 
-Status = Literal["ok", "pending", "size", "quarantined", "unclaimed", "forwarded"]
+Status = Literal["ok", "pending", "size", "quarantined", "unclaimed", "forwarded", "answered"]
 
 
 class Busy(enum.Enum):
@@ -60,9 +60,11 @@ class Owed:
 
 
 class Named(Protocol):
-    """Who had an access, or failed."""
+    """Who had an access, or failed, or is waited for."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The device's."""
 
 
 class Host(Named, Protocol):

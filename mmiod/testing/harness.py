@@ -17,6 +17,8 @@ from typing import Any, Generic, TypeVar
 from attrs import define, field
 
 from mmiod.device import Device, Pending, Region, Register, Request
+from mmiod.device.accesses import parts
+from mmiod.device.faces import Ranges
 from mmiod.machine.inputs import INPUTS
 from mmiod.values import READ, WRITE, Direction, Space, ones
 
@@ -55,6 +57,15 @@ class FakeMemory:
         """Bytes of RAM; ones outside."""
         inside = bytes(self.ram[gpa : gpa + length])
         return inside + b"\xff" * (length - len(inside))
+
+    def gather(self, ranges: Ranges) -> bytes:
+        """`read` of each range."""
+        return b"".join(self.read(gpa, length) for gpa, length in ranges)
+
+    def scatter(self, ranges: Ranges, data: bytes) -> None:
+        """`write` to each range."""
+        for gpa, part in parts(ranges, data):
+            self.write(gpa, part)
 
     def holds(self, gpa: int, length: int) -> bool:
         """Whether all of it is inside."""

@@ -66,7 +66,16 @@ class Onlooker:
         page.go()
         page.counters = True  # time passes when it is told to
         page.settle()
-        return cls(subject, page, regions)
+        onlooker = cls(subject, page, regions)
+        subject.around.announced = onlooker.hears
+        for line in subject.device.lines:
+            machine.wires.connect(f"{NAME}.{line}", f"onlooker.{line}", lambda _level: onlooker.hears())
+        return onlooker
+
+    def hears(self) -> None:
+        """The guest is told to look, by a line or a message: nothing of before is shown any more."""
+        shelf = self.page.shelves.get(NAME)
+        assert shelf is None or not shelf.open, "the guest is told to look, and is shown what was before"
 
     def rows(self, kind: Kind) -> list[Row]:
         """Those that are allowed now."""
@@ -115,14 +124,23 @@ class Onlooker:
         """A posted write tells the guest nothing, and changes no row that does not wait for it."""
         unaffected = list(self._unaffected(row))
         before = [(self.page.words[each.place + POLICY] % VERSION, self.shown(each)) for each in unaffected]
+        echoes = [(each, self.shown(each)) for each in self.rows(Kind.READ) if self._echoes(each, row)]
         told = self.page.told
         self.write(row, written)
-        what = f"{row.parts[0][1].name} = {written:#x} is posted"
+        name = row.parts[0][1].name if row.parts else f"{self.place(row)}"
+        what = f"{name} = {written:#x} is posted"
         assert told == self.page.told, f"{what}, and changes a line, places a region or asks for something"
         for each, (policy, shown) in zip(unaffected, before, strict=True):
             now = (self.page.words[each.place + POLICY] % VERSION, self.shown(each))
             same = now == (policy, shown) or (not policy and not now[0])
             assert same, f"{what}, and changes what is published at {self.place(each)}, which does not wait"
+        for each, shown in echoes:
+            left = written & each.echo | shown & ~each.echo
+            assert left == self.shown(each), f"{what}, and is not what is echoed"
+
+    @staticmethod
+    def _echoes(row: Row, written: Row) -> bool:
+        return bool(row.echo) and (row.address, row.size) == (written.address, written.size)
 
     def _unaffected(self, written: Row) -> Iterator[Row]:
         shelf = self.page.shelves[NAME]
@@ -149,6 +167,10 @@ def check_posted(subject: Subject, given: list[Input]) -> None:
     onlooker, random = Onlooker.of(subject), Random(5)  # noqa: S311  # the same each time, on purpose
     for each in given if NAME in onlooker.page.shelves else ():
         subject.do(each)
-        for row in onlooker.rows(Kind.WRITE):
+        posted = onlooker.rows(Kind.WRITE)
+        random.shuffle(posted)  # what comes behind the last one is compared as a whole
+        for row in posted:
             if onlooker.allows(row, Kind.WRITE):  # not taken back by the one before
                 onlooker.check_post(row, value(random, row.size))
+        if posted:
+            onlooker.check_reads(("posted", ()))

@@ -20,9 +20,9 @@ from mmiod.machine.context import DeviceContext
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
 from mmiod.machine.mark import Mark
-from mmiod.machine.memory import Slot
 from mmiod.machine.ports import BackendStatus, Keeping
 from mmiod.machine.published import Page
+from mmiod.machine.slot import Slot
 from mmiod.machine.state import restore, save
 from mmiod.machine.waist import Busy, Named, Status
 from mmiod.values import READ, WRITE, Direction, ones
@@ -76,6 +76,8 @@ class Surroundings:
     """Requests without an answer: service, number, kind, data."""
     page: Page | None = None
     """What is published, where a test looks at that."""
+    announced: Callable[[], None] = lambda: None
+    """Called when the guest is told to look."""
 
     def tell(self, *output: object) -> None:
         """Take an output."""
@@ -114,19 +116,26 @@ class Surroundings:
     # --- the hypervisor
 
     def intr(self, vcpu: int, level: bool) -> None:  # noqa: D102
+        self.announced()
         self.tell("intr", vcpu, level)
 
     def set_level(self, line: int, level: bool) -> None:  # noqa: D102
+        self.announced()
         self.tell("level", line, level)
 
     def msi(self, device: str, address: int, data: int) -> None:  # noqa: D102
+        self.announced()
         self.tell("msi", device, address, data)
 
     def request(self, kind: Request, value: int) -> None:  # noqa: D102
+        self.announced()
         self.tell("request", kind.name, value)
 
     def map_changed(self) -> None:  # noqa: D102
         self.tell("map")
+
+    def unlearn(self) -> None:  # noqa: D102
+        pass
 
 
 @define(eq=False)

@@ -45,6 +45,9 @@ class Outlet:
         """Keep it."""
         self.signals.append(("map",))
 
+    def unlearn(self) -> None:
+        """Nobody has learnt anything."""
+
 
 @define(eq=False)
 class Rig:

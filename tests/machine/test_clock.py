@@ -207,6 +207,20 @@ def test_change_of_deadlines_is_told() -> None:
     assert ["changed"] * 2 == told
 
 
+def test_who_waits_for_a_deadline_hears_of_nearer_ones_only() -> None:
+    """A later timer wakes nobody; where time is another one, every timer does."""
+    clock = Host().clock(virtual=False)
+    told: list[str] = []
+    clock.on_change = lambda: told.append("changed")
+    clock.awaited_ns = 10
+    clock.arm("pit", "tick", 11, lambda: None)
+    assert [] == told
+    clock.arm("hpet", "match", 9, lambda: None)
+    clock.restore(0, 0)
+    clock.arm("pit", "tick", 11, lambda: None)
+    assert ["changed"] * 2 == told
+
+
 def test_the_end_of_time_is_reached_without_a_timer() -> None:
     """A peer may name the last guest time there is, when nothing is armed or something for then."""
     clock = Host().clock(virtual=True)

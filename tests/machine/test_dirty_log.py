@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mmiod.machine.dirty_log import CHUNK, MAX_CHUNKS, PAGE, DirtyLog
-from mmiod.machine.memory import GuestMemory, Slot, storage_of
+from mmiod.machine.memory import GuestMemory
+from mmiod.machine.slot import Slot, storage_of
 from tests.machine.test_memory import memfd
 
 EDGE = CHUNK * PAGE

@@ -12,12 +12,15 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mmiod.errors import MachineError
-from mmiod.machine.memory import DMA_LIMIT, FOUR_GIB, ByDescriptor, GuestMemory, Mapped, Slot, storage_of
+from mmiod.machine.dirty_log import DirtyLog
+from mmiod.machine.memory import DMA_LIMIT, FOUR_GIB, GuestMemory
+from mmiod.machine.slot import ByDescriptor, Mapped, Slot, storage_of
 from tests.machine.test_state import Ram
 
 PAGE = mmap.PAGESIZE
 SPACE = 8 * PAGE
 SEALED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+RANGES = st.lists(st.tuples(st.integers(0, SPACE), st.integers(0, PAGE + 10)), max_size=4)
 
 
 def memfd(data: bytes, seals: int = SEALED) -> int:
@@ -110,11 +113,39 @@ class Slots(RuleBasedStateMachine):
         """A write."""
         data = bytes((fill ^ n) & 0xFF for n in range(length))
         self.memory.write(gpa, data)
+        self.store(gpa, data)
+
+    def store(self, gpa: int, data: bytes) -> None:
+        """What a write does to the model."""
         for base, content, writable in self.contents.values():
             if content is not None and writable:
-                low, high = max(base, gpa), min(base + len(content), gpa + length)
+                low, high = max(base, gpa), min(base + len(content), gpa + len(data))
                 if low < high:
                     content[low - base : high - base] = data[low - gpa : high - gpa]
+
+    @rule(ranges=RANGES, short=st.integers(0, 20), fill=st.integers(0, 255), logged=st.booleans())
+    def scatter(self, ranges: list[tuple[int, int]], short: int, fill: int, logged: bool) -> None:
+        """Writes of several ranges: one after the other, as far as the data go; each is in the log."""
+        total = max(0, sum(length for _, length in ranges) - short)
+        data = bytes((fill ^ n) & 0xFF for n in range(total))
+        logs = [DirtyLog() if logged else None for _ in range(2)]
+        self.memory.log = logs[0]
+        self.memory.scatter(ranges, data)
+        self.memory.log = logs[1]
+        for gpa, length in ranges:
+            part, data = data[:length], data[length:]
+            self.store(gpa, part)
+            self.memory.write(gpa, part)
+        self.memory.log = None
+        scattered, written = (log and log.take(0, 2 * SPACE, PAGE) for log in logs)
+        assert written == scattered
+
+    @rule(ranges=RANGES)
+    def gather(self, ranges: list[tuple[int, int]]) -> None:
+        """Reads of several ranges."""
+        model = self.model()
+        expected = b"".join(model[gpa : gpa + length] for gpa, length in ranges)
+        assert expected == self.memory.gather(ranges)
 
     @rule(gpa=st.integers(0, SPACE), length=st.integers(0, 3 * PAGE))
     def read(self, gpa: int, length: int) -> None:
@@ -274,6 +305,16 @@ def test_what_found_a_slot_before_it_went_reaches_it_no_more(seals: int, change:
     if change == "move":
         assert data == memory.read(4 * PAGE, PAGE)
     memory.clear()
+
+
+def test_each_range_of_a_gather_is_bounded() -> None:
+    """Also within the slot that was used last."""
+    memory = GuestMemory()
+    memory.add(Slot(0, 0, 4 * DMA_LIMIT, False, Ram()))
+    assert 1 == len(memory.read(0, 1))
+    for ranges in ([(0, DMA_LIMIT + 1)], [(0, 1), (DMA_LIMIT, DMA_LIMIT + 1)]):
+        with pytest.raises(ValueError, match=f"DMA of {DMA_LIMIT + 1:#x} bytes"):
+            memory.gather(ranges)
 
 
 def test_one_access_is_bounded_also_within_one_slot() -> None:

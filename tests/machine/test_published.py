@@ -6,7 +6,7 @@ import pytest
 from attrs import define, field
 from hypothesis import given, settings, strategies as st
 
-from mmiod.device import PENDING, Count, Device, IrqOutput, Pending, Region, Register, Timer
+from mmiod.device import PENDING, Count, Device, IrqOutput, Pending, Region, Register, Request, Timer
 from mmiod.device.pci import Bar, Identity, PciFunction
 from mmiod.errors import DeclarationError
 from mmiod.machine.description import DeviceDescription, Placement
@@ -200,11 +200,12 @@ def test_counters() -> None:
 
 
 def test_withheld() -> None:
-    """Somebody watches: every access is a message, until nobody does."""
+    """Somebody watches, or breaks: every access is a message, until nobody does; one event says so."""
     shown = Shown.of()
     machine = shown.rig.machine
-    assert machine.withhold("dev")
-    assert not machine.withhold("dev")
+    assert machine.withhold("dev", "watch")
+    assert machine.withhold("dev", "break")
+    assert [("publication_withdrawn", {"device": "dev", "reason": "watch"})] == shown.rig.events
     shown.access(3, WRITE, 1)
     assert None is shown.read(3)
     machine.release("dev")
@@ -248,18 +249,48 @@ def test_configuration_space_is_published_in_words() -> None:
     base = next(claim.base for space, claim in rig.machine.claims.values() if space is Space.PCI_CONFIG)
     shown = Shown.shown(rig)
     rig.access(Space.PCI_CONFIG, base + 0x10, 4, WRITE, 0xFEBF_0000)
-    words = {shown.page.words[place + ADDRESS]: shown.page.words[place + VALUE] for place in shown.rows()}
+    words = {
+        shown.page.words[place + ADDRESS]: shown.page.words[place + VALUE]
+        for place in shown.rows()
+        if shown.page.words[place + KIND] >> 24 & 0xFF == Kind.READ
+    }
     assert 64 == len(words)
     for address, value in words.items():
         assert rig.access(Space.PCI_CONFIG, address, 4, READ) == value, hex(address)
     assert (0x5678_1234, 0xFEBF_0000) == (words[base], words[base + 0x10])
 
 
+def test_a_bar_is_sized_without_a_message() -> None:
+    """While it does not decode: written, and read back; what is written to one that is not there is lost."""
+    rig = Rig({"dev": (Function, DeviceDescription("test/dev", slot=3 << 15))})
+    base = next(claim.base for space, claim in rig.machine.claims.values() if space is Space.PCI_CONFIG)
+    words = Shown.shown(rig).page.words
+    places = {
+        (words[place + ADDRESS] - base, words[place + KIND] >> 24 & 0xFF): place
+        for place in range(ROW, ROW * (1 + words[ROWS]), ROW)
+    }
+
+    def policy(kind: Kind, offset: int) -> int:
+        return words[places[offset, kind] + POLICY] % VERSION
+
+    echoed, written = places[0x10, Kind.READ], places[0x10, Kind.WRITE]
+    waits = words[echoed + AFFECTED] >> (written // ROW - words[echoed + KIND] // (1 << 32) - 2)
+    assert (Allowed.READ | Allowed.ECHO, Allowed.POST, 1) == (
+        policy(Kind.READ, 0x10),
+        policy(Kind.WRITE, 0x10),
+        waits & 1,
+    )
+    assert 0xFFFF_F000 == words[echoed + RATE]
+    assert Allowed.POST == policy(Kind.WRITE, 0x24)
+    rig.access(Space.PCI_CONFIG, base + 4, 2, WRITE, 2)
+    assert (0, Allowed.POST) == (policy(Kind.WRITE, 0x10), policy(Kind.WRITE, 0x24))
+
+
 def test_room_is_bounded() -> None:
     """What does not fit is dropped, and counted."""
     rig = Rig({"dev": (Function, DeviceDescription("test/dev", slot=3 << 15))})
     page = Shown.shown(rig, 10).page
-    assert (10, 56) == (page.words[ROWS], page.dropped)
+    assert (10, 117) == (page.words[ROWS], page.dropped)
 
 
 @settings(max_examples=60)
@@ -293,11 +324,15 @@ def test_contradictions_are_refused(declared: dict[str, Register], wrong: str) -
 
 
 class Broken(Serial):
-    """Fails at one value."""
+    """Fails at one value; tells the guest to look in three ways."""
 
     def _plain(self, value: int) -> None:
         if value == 0xFF:
             raise ValueError(value)
+        if value == 0x10:
+            self.context.msi(0xFEE0_0000, 0x41)
+        if value == 0x20:
+            self.context.request(Request.RESET)
         self.irq.set_level(bool(value & 2))
 
 
@@ -314,6 +349,18 @@ class Watching(Outlet):
         self.signals.append(("level", line, level))
         self.seen.append(self.shown.read(5))
 
+    def msi(self, device: str, address: int, data: int) -> None:
+        """The same."""
+        assert self.shown is not None
+        self.signals.append(("msi", device, address, data))
+        self.seen.append(self.shown.read(5))
+
+    def request(self, kind: Request, value: int) -> None:
+        """The same."""
+        assert self.shown is not None
+        self.signals.append(("request", kind, value))
+        self.seen.append(self.shown.read(5))
+
 
 def of_broken() -> Shown:
     """A device that can fail, wired to the hypervisor."""
@@ -322,22 +369,25 @@ def of_broken() -> Shown:
     return Shown.shown(rig)
 
 
-def test_nothing_is_shown_when_a_line_changes() -> None:
-    """What an interrupt announces is there with a message, and with the end of the input."""
+@pytest.mark.parametrize(("value", "kind"), [(2, "level"), (0x10, "msi"), (0x20, "request")])
+def test_nothing_is_shown_when_the_guest_is_told_to_look(value: int, kind: str) -> None:
+    """What a line, a message or a request announces is there with a message, and at the input's end."""
     shown = of_broken()
     outlet = Watching(shown=shown)
     shown.rig.machine.outlet = outlet
     assert 0x60 == shown.read(5)
-    shown.access(7, WRITE, 2)
-    assert ([None], 0x60) == (outlet.seen, shown.read(5))
+    shown.access(7, WRITE, value)
+    assert ([None], [kind], 0x60) == (outlet.seen, [told[0] for told in outlet.signals], shown.read(5))
 
 
 def test_quarantine() -> None:
-    """A device that failed is not shown, and is again when it serves again."""
+    """A device that failed is not shown, and is again when it serves again; an event says so."""
     shown = of_broken()
     shown.access(3, WRITE, 9)
     shown.access(7, WRITE, 0xFF)
     assert None is shown.read(3)
+    assert ("publication_withdrawn", {"device": "dev", "reason": "quarantine"}) == shown.rig.events[0]
+    assert "device_quarantined" == shown.rig.events[1][0]
     assert 0xFF == shown.access(3, READ)
     restart(shown.rig.machine, "dev")
     assert 9 == shown.read(3)

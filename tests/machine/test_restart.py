@@ -26,9 +26,9 @@ from mmiod.machine.description import DeviceDescription, Placement
 from mmiod.machine.host import InlineHost
 from mmiod.machine.journal import BYTES_PER_ENTRY, DONE
 from mmiod.machine.machine import Machine
-from mmiod.machine.memory import Slot
 from mmiod.machine.ports import BackendStatus
 from mmiod.machine.restart import restart
+from mmiod.machine.slot import Slot
 from mmiod.machine.state import save
 from mmiod.machine.waist import BUSY
 from mmiod.values import READ, WRITE, Space

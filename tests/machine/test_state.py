@@ -18,8 +18,8 @@ from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription
 from mmiod.machine.machine import Machine, Record
-from mmiod.machine.memory import Slot
 from mmiod.machine.ports import BackendStatus, Keeping
+from mmiod.machine.slot import Slot
 from mmiod.machine.state import apply, check_taken, hand_over, read, restore, save
 from mmiod.plugins.loader import bundled_directories, load
 from mmiod.values import Space

@@ -28,8 +28,8 @@ from mmiod.machine import serving
 from mmiod.machine.description import DeviceDescription, Placement
 from mmiod.machine.handover import prepare
 from mmiod.machine.host import InlineHost
-from mmiod.machine.memory import Slot
 from mmiod.machine.restart import restart
+from mmiod.machine.slot import Slot
 from mmiod.machine.state import restore, save
 from mmiod.values import WRITE, Space
 from tests.machine.machines import Rig
