@@ -13,6 +13,7 @@ from mmiod.device.pci import Bar, Msi, MsiX, PciFunction
 from mmiod.machine.assembly import CONFIG_REGION as CONFIG
 from mmiod.machine.host import InlineHost
 from mmiod.machine.machine import Machine
+from mmiod.machine.stop import Spot, Stop
 from mmiod.machine.storage import Backings
 from mmiod.machine.waist import Busy
 from mmiod.protocol.vfio_user import CONFIG_REGION, INTX, MSI, MSIX, REGIONS, Read, Shape, Write, read_reply
@@ -37,6 +38,8 @@ class Accesses:
     host: InlineHost
     stuck: bool = False
     """The device owes an answer for which nobody waits any more: until it comes it is not there."""
+    _stopped: bool = False
+    """A break had its stop in this message: its client waits no longer than its deadline."""
 
     @property
     def function(self) -> PciFunction:
@@ -62,6 +65,7 @@ class Accesses:
 
     def read(self, asked: Read) -> Running:
         """REGION_READ."""
+        self._stopped = False
         data = bytearray()
         for number, (offset, size) in enumerate(pieces(asked.offset, asked.size), 1):
             if not number % BURST:
@@ -72,6 +76,7 @@ class Accesses:
 
     def write(self, asked: Write) -> Running:
         """REGION_WRITE and WRITE_MULTI."""
+        self._stopped = False
         parts = ((one, place) for one in asked.writes for place in pieces(one.offset, len(one.data)))
         for number, (one, (offset, size)) in enumerate(parts, 1):
             if not number % BURST:
@@ -84,6 +89,10 @@ class Accesses:
     def _access(
         self, region: int, offset: int, size: int, direction: Direction, value: int
     ) -> Generator[bool, int | None, int]:
+        if self.host.broken and not (self.stuck or self._stopped):
+            stop = yield from self._stop(region, offset, size, direction, value)
+            if stop is not None and stop.answer is not None:
+                return self.machine.breaks.answered(stop)
         while not self.stuck:
             name = self._find(region, offset)
             answer = self.host.access(name, offset, size, direction, value)
@@ -95,6 +104,22 @@ class Accesses:
                 return answer
             yield True  # behind a restart: it owes an answer that was given already
         return ones(size) if direction == READ else 0
+
+    def _stop(
+        self, region: int, offset: int, size: int, direction: Direction, value: int
+    ) -> Generator[bool, int | None, Stop | None]:
+        """Wait where a break lets the access stand."""
+        name, space, address = self._seen(region, offset)
+        breaks = self.machine.breaks
+        stop = breaks.stop(Spot(self.host.name, name, offset, space, address), size, direction, value)
+        if stop is not None:
+            self._stopped = True
+            try:
+                while not stop.ended:
+                    yield True
+            finally:
+                breaks.end(stop, "dropped")
+        return stop
 
     def _find(self, region: int, offset: int) -> str:
         """A region's name; for the record, note where the guest sees it, as far as that is known here."""

@@ -28,6 +28,9 @@ class Attachment(Protocol):
     async def inject(self, action: Callable[[], None]) -> None:
         """Run an input of a device, and what follows from it; waits while the VM is off or paused."""
 
+    async def withdrawn(self) -> None:
+        """Wait until nothing of what is withheld stands in the hypervisor."""
+
     def settle(self) -> None:
         """Hand on what devices have answered meanwhile."""
 

@@ -10,7 +10,8 @@ from attrs import define, field
 
 from mmiod.attach import descriptors
 from mmiod.errors import MachineError, ProtocolError
-from mmiod.machine.memory import GuestMemory, Slot, Storage, storage_of
+from mmiod.machine.memory import GuestMemory
+from mmiod.machine.slot import Slot, Storage, storage_of
 from mmiod.protocol.vfio_user import MAX_MAPS, MapMemory, UnmapMemory
 
 

@@ -12,18 +12,33 @@ from attrs import define, field
 
 from mmiod.attach.connection import Connection
 from mmiod.attach.flights import ReplyTo
+from mmiod.attach.grants import Grants
 from mmiod.attach.life import Life
-from mmiod.attach.shared import share
+from mmiod.attach.shared import SharedMemory, share
 from mmiod.attach.sourced import understood
 from mmiod.attach.vcpu_slot import Slot
 from mmiod.errors import ProtocolError
-from mmiod.protocol.exit import NEW, NUMBERS, Admission, Arrived, PostedWrite, Share, SourceExit, replies
+from mmiod.machine.grantable import Grantable
+from mmiod.protocol.exit import (
+    NEW,
+    NUMBERS,
+    Admission,
+    Arrived,
+    PostedWrite,
+    Revoked,
+    Share,
+    SourceExit,
+    replies,
+    shared,
+)
+from mmiod.values import WRITE, Access
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 
 ERROR: Final = NUMBERS["error"]
+WORD: Final = 8
 
 
 @define(eq=False)
@@ -31,6 +46,10 @@ class Exits(Life):
     """One machine's exits."""
 
     log: FilteringBoundLogger = field(init=False)
+    grants: Grants | None = None
+    """Of the primary connection."""
+    _due: dict[Grantable, None] = field(factory=dict)
+    """Doorbells that were rung while the machine was paused."""
 
     def _on_exit(self, connection: Connection, arrived: Arrived, _descriptors: list[int]) -> None:
         self._catch_up(arrived.exit.vcpu)
@@ -64,10 +83,50 @@ class Exits(Life):
         take, failed = partial(self._take, connection), partial(self._slots_failed, connection)
         slots = self.shared = share(request, descriptors, ledger, self.pump, take, failed)
         if connection.session.grants("PUBLISHED") and (words := slots.published()):
-            self.machine.publish(words)
-            self._show()
+            self._publish(connection, slots, words)
         connection.send(replies.ack(request.serial))  # a client that has gone closes them
         slots.look()
+
+    def _publish(self, connection: Connection, slots: SharedMemory, words: memoryview) -> None:
+        """Show the table, and grant what may stand in the hypervisor of a client that takes grants."""
+        if connection.session.grants("GRANTS") and not self._state().flights.virtual:
+            offset = slots.words[shared.PUBLISHED_OFFSET // WORD]
+            self.grants = Grants(connection, offset, self.pump, self._rung)
+            self.machine.publish(words, self._regrant)
+        else:
+            self.machine.publish(words)
+        self._show()
+
+    def _regrant(self) -> None:
+        if self.grants is not None:
+            self.grants.update(self.machine.grantable)
+
+    def _on_revoked(self, _connection: Connection, revoked: Revoked, _descriptors: list[int]) -> None:
+        if self.grants is not None:
+            self.grants.revoked(revoked.number)
+
+    def _rung(self, bell: Grantable) -> None:
+        """A vCPU rang a doorbell: that is behind all that it did before."""
+        state = self._powered()
+        if state.ledger.paused:
+            self._due[bell] = None
+            return
+        for slot in self.shared.slots if self.shared is not None else ():
+            slot.take_posted()
+        state.flights.rung(Access(bell.space, WRITE, bell.address, bell.size, bell.value))
+        self._flush()
+
+    def _look_again(self) -> None:
+        """A pause is over: slots, and doorbells that were rung in it."""
+        Life._look_again(self)  # noqa: SLF001  # it is this one's base
+        due, self._due = self._due, {}
+        for bell in due:
+            self._rung(bell)
+
+    async def withdrawn(self) -> None:
+        """Wait until nothing of what is withheld stands in the hypervisor."""
+        if self.grants is not None:
+            await self.grants.settled()
 
     def _take(self, connection: Connection, slot: Slot, data: bytes) -> None:
         """A message out of a slot."""
@@ -104,6 +163,10 @@ class Exits(Life):
 
     def _close_shared(self) -> None:
         self.machine.unpublish()
+        self._due.clear()
+        if self.grants is not None:
+            self.grants.close()
+            self.grants = None
         if self.shared is not None:
             self.shared.close()
             self.shared = None

@@ -5,15 +5,18 @@ Everything that is not plain is left to the general way (`Session.receive`, `Led
 before anything was done: a size, a flag, a number that has to be explained in an ERROR, an exit
 that comes again, a device that is not in service.
 
+Reads are known again by the bytes that tell of what (`_asked`, `mmiod.attach.loads`): what was learnt
+of the first one saves the rest of them to be taken apart and checked.
+
 Budget, in ns of CPython 3.11, beside that of `mmiod.core.lane`:
 
-            decoded  raw
-       70        50  100  the message, copied out of the slot
-      ...        70  260  its words; a move is found by the instruction and the environment
-      ...        80       kind and place
-      ...       100  340  the completion
-      ...       110       books, totals
-      ...       170       into the slot, state, barrier, the client's flag
+    decoded  raw
+        50  100  the message, copied out of the slot
+       130  350  which read it is; of a load also environment, base register, RIP, RFLAGS
+        60   60  vCPU, number, nothing in flight
+       100  200  the completion
+       110  110  book, totals
+       300  300  doorbell, state, posted writes; into the slot, its client's flag
 """
 
 from __future__ import annotations
@@ -24,14 +27,15 @@ from typing import Final
 
 from attrs import define, field
 
-from mmiod.attach.flights import Flight, Flights, ReplyTo
-from mmiod.attach.moved import Moved, head_of
-from mmiod.core.lane import SLOW, Lane
+from mmiod.attach.flights import Flight, Flights, ReplyTo, Totals
+from mmiod.attach.loads import CODE, Load, load_of
+from mmiod.attach.moved import MAX_MOVES, Moved, head_of
+from mmiod.core.lane import SLOW, Lane, Way
 from mmiod.core.moves import Move
 from mmiod.core.places import Place
 from mmiod.device import Pending
 from mmiod.machine.host import InlineHost
-from mmiod.machine.waist import Host
+from mmiod.machine.waist import Named
 from mmiod.protocol.exit import NO_DEADLINE, Ledger, decode_exit
 from mmiod.protocol.exit.codec import BY_NAME
 from mmiod.protocol.exit.ledger import Book
@@ -67,10 +71,20 @@ _SIZES: Final = (_DECODED_SIZE, RAW.struct.size)
 _POSTED: Final = struct.Struct("<4Q")
 """Of a ring: address, value; space and size; guest time."""
 _VALUES: Final = struct.Struct("<8Q")
+_VALUE: Final = struct.Struct("<16sQQ16sQQ")
+"""The same, by what stays the same."""
+_NUMBER: Final = struct.Struct("<16sQ")
+"""Of any exit: header and vCPU, sequence."""
+_ASKED: Final = slice(24, 64)
+"""Of EXIT_DECODED: all behind the sequence."""
+_LATER: Final = struct.pack("<2Q", 0, NO_DEADLINE)
 _VALUES_HEAD: Final = head_of(BY_NAME["VALUES"])
 _DECODED_HEAD: Final = head_of(DECODED)
 _INTERRUPT: Final = 1 << 32
 """Of a completion's second word, above the vCPU."""
+
+_head: Final = struct.Struct("<2Q").pack
+"""Of a message: header, vCPU and interrupt."""
 
 
 @define(eq=False)
@@ -96,10 +110,18 @@ class Flat:
     flush: Callable[[], None]
     """Goes on with what devices have answered meanwhile."""
     _books: list[Book] = field(init=False)
-    _access: Callable[[Place, int, int, int, int], int | Pending] = field(init=False)
+    _heads: list[tuple[bytes, bytes, bytes]] = field(init=False)
+    """Of each vCPU: how an EXIT_DECODED begins, a VALUES, and one that tells of an interrupt."""
+    _asked: dict[bytes, tuple[Way, Place]] = field(factory=dict)
+    """Reads, by the part of EXIT_DECODED that tells of what."""
+    _loads: dict[bytes, Load] = field(factory=dict)
+    """The same of EXIT_RAW, by GPA and code."""
+    _totals: Totals = field(init=False)
+    _access: Way = field(init=False)
     _current: Mapping[int, Flight] = field(init=False)
     _interrupts: Mapping[int, bool] = field(init=False)
-    _settled: Sequence[object] = field(init=False)
+    settled: Sequence[object] = field(init=False)
+    """What devices have answered, and `flush` has to go on with."""
     _kinds: dict[int, Kind] = field(factory=dict)
     _posted: dict[int, Kind] = field(factory=dict)
     _moving: dict[tuple[Direction, int], Kind] = field(factory=dict)
@@ -109,7 +131,12 @@ class Flat:
         """Make the tables, and look up the objects, that no exit needs to."""
         machine = self.lane.machine
         self._access, self._current = self.lane.access, self.flights.current
-        self._interrupts, self._settled = machine.interrupts, machine.settled
+        self._totals, self.lane.learnt = self.flights.totals, (self._asked, self._loads)
+        self._heads = [
+            (_head(_DECODED_HEAD, vcpu), _head(_VALUES_HEAD, vcpu), _head(_VALUES_HEAD, vcpu | _INTERRUPT))
+            for vcpu in range(self.ledger.vcpus)
+        ]
+        self._interrupts, self.settled = machine.interrupts, machine.settled
         self._books = [self.ledger.book(vcpu) for vcpu in range(self.ledger.vcpus)]
         self._moved = Moved(self.flights.platform)
         for space in (Space.MMIO, Space.PIO, Space.PCI_CONFIG):
@@ -143,7 +170,7 @@ class Flat:
 
     def settle(self) -> None:
         """After a reply: go on with what the exit had devices answer."""
-        if self._settled:
+        if self.settled:
             self.flush()
 
     def decoded(self, vcpu: int, body: bytes, reply_to: ReplyTo) -> bytes | None:
@@ -151,7 +178,30 @@ class Flat:
 
         None if nothing was done; nothing if a device owes the answer, which then goes to `reply_to`.
         """
-        header, who, sequence, _, address, value, what, rest = _DECODED.unpack(body)
+        known = self._asked.get(body[_ASKED])
+        if known is None:
+            return self._decoded(vcpu, body, reply_to)
+        book = self._books[vcpu]
+        asks, answers, interrupts = self._heads[vcpu]
+        head, sequence = _NUMBER.unpack_from(body)
+        if head != asks or sequence != book.sequence + 1 or book.in_flight or vcpu in self._current:
+            return None
+        way, place = known
+        value = way(place, 0, vcpu, sequence, -1)
+        if value.__class__ is not int:
+            self._owe_decoded(book, body, place, reply_to)
+            return b""
+        if value < 0:
+            return None
+        if self._interrupts.get(vcpu):
+            answers = interrupts
+        reply = _VALUE.pack(answers, sequence, book.posted, _LATER, value, place.size)
+        book.sequence, book.body, book.reply = sequence, body, reply
+        self._totals.decoded += 1
+        return reply
+
+    def _decoded(self, vcpu: int, body: bytes, reply_to: ReplyTo) -> bytes | None:
+        header, who, sequence, guest_ns, address, value, what, rest = _DECODED.unpack(body)
         kind, book = self._kinds.get(what), self._books[vcpu]
         if (
             kind is None
@@ -169,7 +219,10 @@ class Flat:
             place = self._learn(kind, address)
             if place is None:
                 return None
-        answer = self._access(place, value, vcpu, sequence, -1)
+            if place.reading and not guest_ns:  # else there would be no end of them
+                self._asked[body[_ASKED]] = self.lane.way(place), place
+        access = self._access
+        answer = access(place, value, vcpu, sequence, -1)
         if answer.__class__ is not int:
             self._owe_decoded(book, body, place, reply_to)
             return b""
@@ -180,7 +233,7 @@ class Flat:
             0, NO_DEADLINE, answer, kind.length,
         )  # fmt: skip
         book.sequence, book.body, book.reply = sequence, body, reply
-        self.flights.totals.decoded += 1
+        self._totals.decoded += 1
         return reply
 
     def _learn(self, kind: Kind, address: int) -> Place | None:
@@ -192,7 +245,7 @@ class Flat:
         exit_, _ = decode_exit(body)
         assert isinstance(exit_, DecodedExit)
 
-        def settled() -> Generator[Host, int | None, Completion]:
+        def settled() -> Generator[Named, int | None, Completion]:
             value = yield place.host
             assert value is not None, "a device that owes an answer settles with one"
             return Values(value.to_bytes(place.size, "little") if place.direction == READ else b"")
@@ -204,7 +257,7 @@ class Flat:
         book: Book,
         body: bytes,
         exit_: Exit,
-        run: Generator[Host, int | None, Completion],
+        run: Generator[Named, int | None, Completion],
         host: InlineHost,
         reply_to: ReplyTo,
     ) -> None:
@@ -230,19 +283,20 @@ class Flat:
             place = self._learn(kind, address)
             if place is None:
                 return False
-        answer = self._access(place, value, vcpu, sequence, -1)
+        access = self._access
+        answer = access(place, value, vcpu, sequence, -1)
         if answer == SLOW:
             return False
         book.posted = sequence
         if isinstance(answer, Pending):
             self._owe_posted(vcpu, sequence, place, value)
         else:
-            self.flights.totals.decoded += 1
+            self._totals.decoded += 1
         self.settle()
         return True
 
     def _owe_posted(self, vcpu: int, sequence: int, place: Place, value: int) -> None:
-        def settled() -> Generator[Host, int | None, Completion]:
+        def settled() -> Generator[Named, int | None, Completion]:
             yield place.host
             return Values()
 
@@ -257,10 +311,22 @@ class Flat:
 
     def raw(self, vcpu: int, body: bytes, reply_to: ReplyTo) -> bytes | None:
         """Execute an exit of the size of EXIT_RAW, as `decoded` does."""
-        moved, book = self._moved, self._books[vcpu]
+        book = self._books[vcpu]
         sequence = book.sequence + 1
         if book.in_flight or vcpu in self._current:
             return None
+        load = self._loads.get(body[CODE])
+        if load is not None:
+            value = load.read(body, vcpu, sequence)
+            if value.__class__ is not int:
+                self._owe_raw(book, body, load.move, load.place, reply_to)
+                return b""
+            if value >= 0:
+                reply = load.done(body, self._who(vcpu), book.posted, value)
+                book.sequence, book.body, book.reply = sequence, body, reply
+                self._totals.raw += 1
+                return reply
+        moved = self._moved
         gpa = moved.read(body, vcpu, sequence)
         if gpa < 0:
             return None
@@ -273,18 +339,31 @@ class Flat:
             place = self._learn(kind, gpa)
             if place is None:
                 return None
+        if load is None:
+            self._learn_load(body, place)
         value = move.value(moved.registers) if move.direction else 0
-        answer = self._access(place, value, vcpu, sequence, moved.rip)
+        access = self._access
+        answer = access(place, value, vcpu, sequence, moved.rip)
         if answer.__class__ is not int:
             self._owe_raw(book, body, move, place, reply_to)
             return b""
         if answer < 0:
             return None
-        who = vcpu | _INTERRUPT if self._interrupts.get(vcpu) else vcpu
-        reply = moved.done(who, sequence, book.posted, answer)
+        reply = moved.done(self._who(vcpu), sequence, book.posted, answer)
         book.sequence, book.body, book.reply = sequence, body, reply
-        self.flights.totals.raw += 1
+        self._totals.raw += 1
         return reply
+
+    def _who(self, vcpu: int) -> int:
+        """Of a completion's second word."""
+        return vcpu | _INTERRUPT if self._interrupts.get(vcpu) else vcpu
+
+    def _learn_load(self, body: bytes, place: Place) -> None:
+        load = load_of(self._moved.move, body, self.lane.way(place), place)
+        if load is not None:
+            if len(self._loads) >= MAX_MOVES:
+                self._loads.clear()
+            self._loads[body[CODE]] = load
 
     def _owe_raw(self, book: Book, body: bytes, move: Move, place: Place, reply_to: ReplyTo) -> None:
         exit_, _ = decode_exit(body)
@@ -292,7 +371,7 @@ class Flat:
         rip, rflags = move.behind(exit_.state.rip, exit_.state.rflags)
         registers = memoryview(struct.pack("16Q", *exit_.state.gpr)).cast("Q")
 
-        def settled() -> Generator[Host, int | None, Completion]:
+        def settled() -> Generator[Named, int | None, Completion]:
             value = yield place.host
             assert value is not None, "a device that owes an answer settles with one"
             loads = move.direction == READ

@@ -22,7 +22,7 @@ from mmiod.core.run import Platform, run
 from mmiod.errors import ProtocolError
 from mmiod.machine.clock import MAX_FIRED, NEVER
 from mmiod.machine.machine import Machine
-from mmiod.machine.waist import Host
+from mmiod.machine.waist import Named
 from mmiod.protocol.exit import (
     NO_DEADLINE,
     NUMBERS,
@@ -51,10 +51,12 @@ MAX_BACKLOG: Final = 256
 """Posted writes of one vCPU that may wait behind one that a device holds up."""
 TIMERS_PER_TURN: Final = 1000
 """Timers that a halted VM in virtual time fires before others get their turn."""
+NOBODY: Final = -1
+"""No vCPU: whoever rang."""
 NO_VECTOR: Final = 0xFF
 """What an acknowledge cycle reads if no interrupt controller answers it."""
 
-Running = Generator[Host, int | None, Answer]
+Running = Generator[Named, int | None, Answer]
 """A run of `mmiod.core.run`, or of what a source has settled."""
 
 
@@ -78,7 +80,8 @@ class Flight:
     arrived: SourceExit | None = None
     """The source's own, from which `exit` was read."""
     run: Running | None = None
-    waits_for: Host | None = None
+    waits_for: Named | None = None
+    """A device, or a break's stop."""
     since_ns: int = field(factory=monotonic_ns)
     dropped: bool = False
 
@@ -137,7 +140,7 @@ class Flights:
     current: dict[int, Flight] = field(factory=dict)
     totals: Totals = field(factory=Totals)
     _backlog: dict[int, deque[Flight]] = field(factory=dict)
-    _waiting: dict[Host, deque[Flight]] = field(factory=dict)
+    _waiting: dict[Named, deque[Flight]] = field(factory=dict)
     _seen: set[int] = field(factory=set)
     """vCPUs that have run: the others wait to be started and do not keep a halt from ending."""
     _arrived: deque[Flight] = field(factory=deque)
@@ -161,7 +164,13 @@ class Flights:
         exit_ = _alone(write.vcpu, write.sequence, write.access)
         self._arrive(Flight(write.vcpu, write.sequence, exit_, write.guest_ns, None))
 
-    def owed(self, flight: Flight, host: Host) -> None:
+    def rung(self, write: Access) -> None:
+        """A doorbell was rung; one that waits behind a device already stands for this one, too."""
+        exit_ = _alone(NOBODY, 0, write)
+        if all(waiting.exit != exit_ for waiting in self._backlog.get(NOBODY, ())):
+            self._arrive(Flight(NOBODY, 0, exit_, 0, None))
+
+    def owed(self, flight: Flight, host: Named) -> None:
         """The flat lane has begun an exit or a posted write that waits for a device."""
         assert flight.run is not None
         self.current[flight.vcpu] = flight
@@ -287,6 +296,7 @@ class Flights:
         cause = self.machine.cause
         cause.vcpu, cause.sequence = flight.vcpu, flight.sequence
         cause.pc = flight.exit.state.rip if isinstance(flight.exit, RawExit) else -1
+        cause.posted = flight.reply_to is None
         try:
             flight.waits_for = flight.run.send(value)
         except StopIteration as finished:
@@ -295,7 +305,7 @@ class Flights:
         else:
             self._waiting.setdefault(flight.waits_for, deque()).append(flight)
         finally:
-            cause.vcpu, cause.sequence, cause.pc = -1, 0, -1
+            cause.vcpu, cause.sequence, cause.pc, cause.posted = -1, 0, -1, False
 
     def _finish(self, flight: Flight, completion: Answer) -> None:
         vcpu = flight.vcpu

@@ -75,6 +75,7 @@ class FunctionsAttachment:
     def __attrs_post_init__(self) -> None:
         """Become the machine's outlet."""
         self.machine.outlet = self
+        self.machine.breaks.bound(int(self.deadline_s * 1e9))
         for name, host in self.machine.hosts.items():
             self.functions[name] = FunctionAttachment(
                 self.machine, host, self.pump, self.deadline_s, self._came, self._gone, self.settle
@@ -125,12 +126,14 @@ class FunctionsAttachment:
 
     async def rest(self) -> None:
         """Begin no more messages of any client, and end those that were begun."""
+        self.pump.work(partial(self._apply, self.machine.breaks.rest))
         async with trio.open_nursery() as nursery:
             for function in self.functions.values():
                 nursery.start_soon(function.rest)
 
     def go_on(self) -> None:
         """End the rest."""
+        self.machine.breaks.go()
         for function in self.functions.values():
             self.pump.work(function.go_on)
 
@@ -159,6 +162,9 @@ class FunctionsAttachment:
         self.settle()
         for function in self.functions.values():
             function.look_again()
+
+    async def withdrawn(self) -> None:
+        """By vfio-user nothing stands there."""
 
     def settle(self) -> None:
         """Hand on what devices have answered meanwhile."""
@@ -192,6 +198,10 @@ class FunctionsAttachment:
 
     def map_changed(self) -> None:
         """The client places BARs; records tell where they are."""
+        self.unlearn()
+
+    def unlearn(self) -> None:
+        """Accesses go another way now."""
         for function in self.functions.values():
             if function.flat is not None:
                 function.flat.forget()

@@ -17,7 +17,7 @@ from mmiod.attach.interrupts import Interrupts
 from mmiod.attach.waits import Visit
 from mmiod.core.descriptor_table import DescriptorTable
 from mmiod.device.storage import Area
-from mmiod.machine.memory import ByDescriptor, Mapped, Slot, storage_of
+from mmiod.machine.slot import ByDescriptor, Mapped, Slot, storage_of
 from mmiod.machine.storage import Backing, Backings
 from mmiod.machine.waist import Owed
 from mmiod.protocol.vfio_user import Asked, Message

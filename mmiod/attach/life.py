@@ -66,6 +66,7 @@ class Life(Signals):
         state = self._settled(reset.serial)
         self._look_again()  # what came before is dropped, too
         state.flights.drop(reset.vcpu)
+        self.machine.breaks.let_go("reset", reset.vcpu)
         if reset.vcpu is None:
             self.machine.reset()
         connection.send(replies.ack(reset.serial))
@@ -179,10 +180,13 @@ class Life(Signals):
     def _show(self) -> None:
         """The machine is on, and may be seen."""
         state = self._state()
+        if not state.ledger.paused:
+            self.machine.breaks.go()
         if self.machine.page is not None and state.powered_on and not state.ledger.paused:
             self.machine.page.go()
 
     def _hide(self) -> None:
+        self.machine.breaks.rest()
         if self.machine.page is not None:
             self.machine.page.stop()
 

@@ -58,7 +58,7 @@ _GPR: Final = 6
 _DEADLINE: Final = 5
 _CODE: Final = slice(48, 72)
 """Intent, code length, CPL, reserved, code."""
-_ENVIRONMENT: Final = slice(240, 376)
+ENVIRONMENT: Final = slice(240, 376)
 """CR4, EFER, XCR0, DR6, DR7, six segment registers."""
 
 
@@ -98,7 +98,7 @@ class Moved:
         if flags is None or who != vcpu or number != sequence:
             return SLOW
         recent = self._recent.get(body[_CODE])
-        if recent is not None and recent[0] == body[_ENVIRONMENT] and recent[1].cr0 == cr0:
+        if recent is not None and recent[0] == body[ENVIRONMENT] and recent[1].cr0 == cr0:
             move = recent[1]
         else:
             found = self._find(body, cr0)
@@ -124,7 +124,7 @@ class Moved:
         return gpa & self._mask | address & PAGE - 1
 
     def _find(self, body: bytes, cr0: int) -> Move | None:
-        code, environment = body[_CODE], body[_ENVIRONMENT]
+        code, environment = body[_CODE], body[ENVIRONMENT]
         move = self._moves.get((code, environment))
         if move is None or move.cr0 != cr0:
             move = self._learn(body)

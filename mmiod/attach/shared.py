@@ -4,7 +4,7 @@ A slot belongs to one vCPU (`vcpu_slot.py`).  Descriptors that are the client's 
 a way that could wait: the kick is only polled, a wake-up is a `send` that gives up.
 
 The two sides sleep by Dekker's pattern: each sets its flag (or its news), and looks at the other's
-news (or its flag) behind a full barrier.  Python has none; `barrier` says what serves.  The
+news (or its flag) behind a full barrier.  Python has none; `mmiod.barrier` says what serves.  The
 order of other stores is that of x86 (TSO), without which SHARED_MEMORY is not offered.
 """
 
@@ -23,7 +23,8 @@ from typing import Final
 from attrs import define, field
 
 from mmiod.attach.flat import Flat
-from mmiod.attach.vcpu_slot import Slot, barrier
+from mmiod.attach.vcpu_slot import Slot
+from mmiod.barrier import barrier
 from mmiod.core.pump import Pump
 from mmiod.core.spin import Spin
 from mmiod.errors import ProtocolError
@@ -34,6 +35,8 @@ OFFERED: Final = platform.machine() == "x86_64" and sys.byteorder == "little"
 _FLAG: Final = 4
 """Bytes of a flag."""
 _WORD: Final = 8
+UNSURE: Final = 16
+"""Exits in a row after which their clients' sleep is looked at again."""
 
 Take = Callable[[Slot, bytes], None]
 """Gets an EXIT_* or POSTED, copied; may raise ProtocolError."""
@@ -55,6 +58,8 @@ class SharedMemory:
     flat: Flat | None = None
     """Once the machine is on, and time is the host's."""
     open: bool = True
+    unsure: list[Slot] = field(factory=list)
+    """Completed: their clients did not seem to sleep, as it looked without a barrier."""
     ordered: bool = False
     """vCPUs see what was published of each other's posted writes."""
     words: memoryview = field(init=False)
@@ -107,32 +112,44 @@ class SharedMemory:
 
         What any vCPU posted before another one's exit is taken before that.
         """
-        bells, heard = self.mapping[self._bells], self._heard
+        bells = self.mapping[self._bells]
+        heard = self._heard
         if bells == heard:
+            if self.unsure:
+                self._make_sure()
             return False
         if self.ordered:  # what was posted before one of those bells rang has rung by now
             for slot in self._rung(heard, self.mapping[self._bells]):
                 slot.take_posted()
         self._heard = bells
-        self._look_at(self._rung(heard, bells))
+        for slot in self.slots if len(bells) == 1 else self._rung(heard, bells):
+            slot.look()
+        if len(self.unsure) >= UNSURE:
+            self._make_sure()
         return True
 
     def _rung(self, heard: bytes, bells: bytes) -> Sequence[Slot]:
-        if len(bells) == 1:
-            return self.slots
         return [slot for slot, was, now in zip(self.slots, heard, bells, strict=True) if was != now]
 
     def _look_at(self, slots: Iterable[Slot]) -> None:
-        complete = [slot for slot in slots if slot.look()]
-        if complete:
-            barrier()
-            for slot in complete:
-                slot.wake_up()
+        for slot in slots:
+            slot.look()
+        self._make_sure()
+
+    def _make_sure(self) -> None:
+        """Wake clients that fell asleep while their exits were completed: behind a barrier it shows.
+
+        One serves for several exits, and has time until there is nothing else to do.
+        """
+        unsure, self.unsure = self.unsure, []
+        barrier()
+        for slot in unsure:
+            slot.wake_up()
 
     def park(self) -> bool:
         """Ask for the kick; False if a bell rang meanwhile."""
         self.flags[shared.DAEMON_SLEEPS // _FLAG] = 1
-        barrier()
+        self._make_sure()
         if self.mapping[self._bells] == self._heard:
             return True
         self.rouse()

@@ -69,9 +69,13 @@ class Signals:
 
     def map_changed(self) -> None:
         """Regions have moved: a client that asked once is told, after the exit."""
-        self.lane.forget()
+        self.unlearn()
         if self.session is not None and self.session.wants_claims:
             self.pump.soon(partial(self._send_claims, 0))
+
+    def unlearn(self) -> None:
+        """Accesses go another way now."""
+        self.lane.forget()
 
     def _signal(self, capability: str, data: bytes) -> bool:
         """Tell the client, if there is one that has the capability."""

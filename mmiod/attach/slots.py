@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from mmiod.errors import MachineError, ProtocolError
-from mmiod.machine.memory import GuestMemory, Slot, Storage, storage_of
+from mmiod.machine.memory import GuestMemory
+from mmiod.machine.slot import Slot, Storage, storage_of
 from mmiod.protocol.exit import NUMBERS, Map, Remap, Unmap
 
 ERROR: Final = NUMBERS["error"]

@@ -12,14 +12,15 @@ from __future__ import annotations
 import contextlib
 import mmap
 import socket
-import threading
 from typing import Final, Protocol
 
 from attrs import define, field
 
 from mmiod.attach.flat import DECODED, RAW, Flat
+from mmiod.barrier import barrier
 from mmiod.errors import ProtocolError
 from mmiod.protocol.exit import NUMBERS, Ledger, shared
+from mmiod.protocol.exit.codec import BY_NAME
 from mmiod.protocol.exit.ledger import Book
 
 ERROR: Final = NUMBERS["error"]
@@ -27,23 +28,13 @@ _WAKE: Final = b"\1"
 _SEND: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _DECODED: Final = DECODED.struct.size
 _RAW: Final = RAW.struct.size
+_VALUES: Final = BY_NAME["VALUES"].struct.size
+_DONE: Final = BY_NAME["DONE"].struct.size
+_READY: Final = shared.READY
+_COMPLETE: Final = shared.COMPLETE
 _FLAG: Final = 4
 """Bytes of a flag or a state."""
 _WORD: Final = 8
-
-_barrier: Final = threading.Lock()
-"""Taken and released it is a full barrier: no load behind it is done before all stores before it
-are seen.  It is nobody else's lock, so that it is free: CPython's is then a semaphore, whose
-`sem_trywait` and `sem_post` are LOCK-prefixed (SDM vol. 3, 8.2.2; a `trywait` that fails is not).
-The litmus test in tests/attach loses wake-ups without it, and none with it."""
-_acquire: Final = _barrier.acquire
-_release: Final = _barrier.release
-
-
-def barrier() -> None:
-    """Let all stores be seen before the next load is done."""
-    _acquire()
-    _release()
 
 
 class Owner(Protocol):
@@ -55,6 +46,8 @@ class Owner(Protocol):
     ledger: Ledger
     flat: Flat | None
     open: bool
+    unsure: list[Slot]
+    """Completed: their clients did not seem to sleep, as it looked without a barrier."""
 
     def take(self, slot: Slot, body: bytes, /) -> None:
         """Get an EXIT_* or POSTED, copied; may raise ProtocolError."""
@@ -74,54 +67,63 @@ class Slot:
     """Where it begins, in bytes."""
     _book: Book = field(init=False)
     _flags: memoryview = field(init=False)
+    _words: memoryview = field(init=False)
     _mapping: mmap.mmap = field(init=False)
     _state: int = field(init=False)
     _sleeps: int = field(init=False)
     _posted: int = field(init=False)
+    _applied: int = field(init=False)
     _size: int = field(init=False)
     _decoded: slice = field(init=False)
     """Where an exit of that size is."""
+    _raw: slice = field(init=False)
+    _values: slice = field(init=False)
+    """Where a completion of that size goes."""
+    _done: slice = field(init=False)
     _completion: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Where its words are; and what each exit would have to look up."""
         owner = self.owner
-        self._book, self._flags, self._mapping = owner.ledger.book(self.vcpu), owner.flags, owner.mapping
+        self._book, self._mapping = owner.ledger.book(self.vcpu), owner.mapping
+        self._flags, self._words = owner.flags, owner.words
         self.page = shared.PAGE * (1 + self.vcpu)
         self._state = (self.page + shared.STATE) // _FLAG
         self._sleeps = (self.page + shared.CLIENT_SLEEPS) // _FLAG
         self._posted = (self.page + shared.POSTED) // _WORD
         self._size = (self.page + shared.EXIT) // _FLAG
-        self._decoded = slice(self.page + shared.EXIT, self.page + shared.EXIT + _DECODED)
-        self._completion = self.page + shared.COMPLETION
-        owner.words[(self.page + shared.APPLIED) // _WORD] = self._book.posted
+        exit_, self._completion = self.page + shared.EXIT, self.page + shared.COMPLETION
+        self._decoded, self._raw = slice(exit_, exit_ + _DECODED), slice(exit_, exit_ + _RAW)
+        self._values = slice(self._completion, self._completion + _VALUES)
+        self._done = slice(self._completion, self._completion + _DONE)
+        self._applied = (self.page + shared.APPLIED) // _WORD
+        self._words[self._applied] = self._book.posted
 
-    def look(self) -> bool:
+    def look(self) -> None:
         """Take posted writes and the exit, if there are any: what is before an exit comes before it.
 
-        Whether the exit is complete and `wake_up` is due, behind a barrier: its client did not
-        seem to sleep.
+        A completed exit's client that did not seem to sleep is left in the owner's `unsure`.
         """
-        owner, flags = self.owner, self._flags
+        owner, flags, book = self.owner, self._flags, self._book
         if owner.ledger.paused or not owner.open:
-            return False
+            return
         state = flags[self._state]  # before `posted`: what the exit is behind is there then
-        posted = owner.words[self._posted]
+        posted = self._words[self._posted]
         try:
-            if posted != self._book.posted:
+            if posted != book.posted:
                 self._drain(posted)
-            return state == shared.READY and self._exit()
+            if state == _READY:
+                self._exit(flags[self._size])
         except ProtocolError as error:
             if error.fatal:
                 owner.failed(error)
             else:
                 self._end(shared.BY_MESSAGE)  # and the message is refused
-        return False
 
     def take_posted(self) -> None:
         """Take posted writes only."""
         owner = self.owner
-        posted = owner.words[self._posted]
+        posted = self._words[self._posted]
         if posted != self._book.posted and not owner.ledger.paused and owner.open:
             try:
                 self._drain(posted)
@@ -136,36 +138,37 @@ class Slot:
             entry = self._mapping[at : at + shared.ENTRY]
             if owner.flat is None or not owner.flat.posted(vcpu, sequence, entry):
                 owner.take(self, shared.posted_message(vcpu, sequence, entry))
-            owner.words[(self.page + shared.APPLIED) // _WORD] = sequence
+            self._words[self._applied] = sequence
 
-    def _exit(self) -> bool:
-        owner, flat, flags, reply = self.owner, self.owner.flat, self._flags, None
-        size = flags[self._size]
-        if size == _DECODED:
-            body = self._mapping[self._decoded]
-            if flat is not None:
-                reply = flat.decoded(self.vcpu, body, self)
-        elif size <= shared.MAX_EXIT:
-            at = self._decoded.start
-            body = self._mapping[at : at + size]
-            if flat is not None and size == _RAW:
-                reply = flat.raw(self.vcpu, body, self)
+    def _exit(self, size: int) -> None:
+        owner, flags = self.owner, self._flags
+        flat = owner.flat
+        if size == _DECODED and flat is not None:
+            body, room = self._mapping[self._decoded], self._values
+            reply = flat.decoded(self.vcpu, body, self)
+        elif size == _RAW and flat is not None:
+            body, room = self._mapping[self._raw], self._done
+            reply = flat.raw(self.vcpu, body, self)
         else:
-            reason = f"a slot has room for {shared.MAX_EXIT}"
-            raise ProtocolError(ERROR["RANGE"], "shared_slot.exit.size", size, reason)
+            owner.take(self, self._whole(size))
+            return
         if reply is None:
             owner.take(self, body)
-            return False
-        if not reply or not owner.open:  # a device owes it; or the exit comes again, as a message
-            return False
-        self._mapping[self._completion : self._completion + len(reply)] = reply
-        flags[self._state] = shared.COMPLETE
-        asleep = flags[self._sleeps]
-        if asleep:
-            self.wake_up()
-        if flat is not None:
-            flat.settle()
-        return not asleep
+        elif reply and owner.open:  # else a device owes it; or the exit comes again, as a message
+            self._mapping[room] = reply
+            flags[self._state] = _COMPLETE
+            if flags[self._sleeps]:
+                self.wake_up()
+            else:
+                owner.unsure.append(self)
+            if flat.settled:
+                flat.flush()
+
+    def _whole(self, size: int) -> bytes:
+        if size > shared.MAX_EXIT:
+            reason = f"a slot has room for {shared.MAX_EXIT}"
+            raise ProtocolError(ERROR["RANGE"], "shared_slot.exit.size", size, reason)
+        return self._mapping[self._decoded.start : self._decoded.start + size]
 
     def send(self, reply: bytes) -> None:
         """Complete the exit; a completion that does not fit is fetched by a message."""

@@ -49,6 +49,7 @@ from mmiod.protocol.exit import (
     Reset,
     Restore,
     Resume,
+    Revoked,
     Save,
     Share,
     ToDaemon,
@@ -79,7 +80,7 @@ class VmAttachment(Exits):
         self.machine.outlet = self
         self.lane = Lane(self.machine)
         names = ["GUEST_TIME", "REQUESTS", "MEMORY_MESSAGES", "LEVELS", "MSI", "INTR", "SAVE", "VECTORS"]
-        names += ["SHARED_MEMORY", "PUBLISHED"] * OFFERED
+        names += ["SHARED_MEMORY", "PUBLISHED", "GRANTS"] * OFFERED
         self.offer = evolve(self.offer, capabilities=sum(NUMBERS["capability"][name] for name in names))
 
     def listen(self, listener: socket.socket) -> None:
@@ -198,6 +199,7 @@ class VmAttachment(Exits):
         vectors = connection.session.grants("VECTORS")
         platform = Platform(hello.physical_bits, hello.shared_mask, vectors)
         source = SOURCES.get(hello.source)
+        self.machine.breaks.bound(hello.deadline_ns)
         flights = Flights(self.machine, self.pump, ledger, platform, self.offer.rep_bound, virtual, source)
         token = secrets.token_bytes(TOKEN_LENGTH)
         self.session = SessionState(hello, token, ledger, flights)
@@ -246,5 +248,6 @@ _HANDLERS: Final = cast(
         Save: VmAttachment._on_save,  # noqa: SLF001
         Restore: VmAttachment._on_restore,  # noqa: SLF001
         Share: VmAttachment._on_share,  # noqa: SLF001
+        Revoked: VmAttachment._on_revoked,  # noqa: SLF001
     },
 )

@@ -5,21 +5,25 @@ the accesses that nearly all are: within one region of a device in this process,
 region takes as it is.  Before any effect it answers SLOW to everything else, and the general way
 does it; a property test holds both to the same results, journal, record and statistics included.
 
-Budget, in ns of CPython 3.11 on the machine of docs/performance.md, of a read of a plain register:
+What is called is taken from its object before: a method that is in a slot is slow to call (3.11).
 
-     70  whether the device serves, owes nothing, is the one that the place was made for
-     90  the cause of what happens now, for records and for what the device does in turn
-     90  journal: the input (a constant of the place), the end mark, the limit
-    120  the mark that the watchdog looks at, and the number that outlives the process
-     40  the register, prepared (`mmiod.device.prepared`); with a hook of its own 150 and more
-    120  clock: before (for timers, the watchdog and the latency) and behind the hook
-    110  counters and the latency's bucket
-    230  one record, of 16 fields
+Budget, in ns of CPython 3.11 on the machine of docs/performance.md: of a read of what is stored,
+which runs nothing, and of any other access.
+
+    stored  other
+       100    100  the clock; whether the device serves, owes nothing, is the one that the place was made for
+                90  the cause of what happens now, for records and for what the device does in turn
+                90  journal: the input (a constant of the place), the end mark, the limit
+               120  the mark that the watchdog looks at, and the number that outlives the process
+        40     150  the register: its value, or a hook of its own (`mmiod.device.prepared`)
+        50     170  counters; the clock again, and the latency's bucket
+                50  what is published of the device, if none of its rows moves by itself
+       230     230  one record, of 16 fields
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
@@ -36,11 +40,15 @@ from mmiod.values import Direction, Space
 if TYPE_CHECKING:
     from mmiod.device.dispatch import Claimant
     from mmiod.machine.host import InlineHost
+    from mmiod.machine.stop import Stop
 
 SLOW: Final = -1
 """Nothing was done: take the general way."""
 MAX_PLACES: Final = 4096
 _LAST_BUCKET: Final = 39
+
+Way = Callable[[Place, int, int, int, int], int | Pending]
+"""An access of a place: value, vCPU, sequence, PC; see `Lane.access`."""
 
 
 @define(eq=False)
@@ -50,13 +58,15 @@ class Lane:
     machine: Machine
     places: dict[tuple[Space, Direction, int], dict[int, Place]] = field(factory=dict)
     """By kind of access, then by address."""
+    learnt: Sequence[dict[bytes, Any]] = ()
+    """What else was made of places; it is forgotten with them."""
     _count: int = 0
     _clock: MachineClock = field(init=False)
     _monotonic: Callable[[], int] = field(init=False)
     _cause: Cause = field(init=False)
     _mark: Mark = field(init=False)
     _record: Callable[[Record], None] = field(init=False)
-    _settled: list[tuple[InlineHost, int | None]] = field(init=False)
+    _settled: list[tuple[InlineHost | Stop, int | None]] = field(init=False)
     _name: str = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -70,6 +80,8 @@ class Lane:
         """The map has changed."""
         for known in self.places.values():
             known.clear()
+        for more in self.learnt:
+            more.clear()
         self._count = 0
 
     def kind(self, space: Space, direction: Direction, size: int) -> dict[int, Place]:
@@ -105,23 +117,61 @@ class Lane:
             mark.serial += 1
             mark.since_ns = 0
 
+    def way(self, place: Place) -> Way:
+        """The shortest way there."""
+        return self.read_stored if place.stored else self.access
+
+    def read_stored(self, place: Place, value: int, vcpu: int, sequence: int, pc: int) -> int:
+        """A read of what is stored: the value, or SLOW.
+
+        No hook runs, so that there is no mark, no journal, no time, and nothing new to publish.
+        """
+        host, device = place.host, place.device
+        monotonic, record = self._monotonic, self._record
+        now = monotonic()
+        if (
+            host.owes is not None
+            or host.failure is not None
+            or host.device is not device
+            or now >= self._clock.quiet_until
+            or self._settled
+        ):
+            return SLOW
+        value = int(device.values[place.stored_as]) & place.stored  # perhaps an IntFlag
+        statistics = place.statistics
+        statistics.reads += 1
+        statistics.latency[0] += 1
+        record(
+            (
+                now - self._clock.origin_ns, self._name, vcpu, sequence, place.space_number, 0,
+                place.address, place.size, value, place.name, host.generation, place.stored_as, "ok",
+                0, pc, 1,
+            )
+        )  # fmt: skip
+        return value
+
     def access(  # noqa: C901, PLR0912, PLR0915  # flat: a call would cost as much as ten of its lines
         self, place: Place, value: int, vcpu: int, sequence: int, pc: int
     ) -> int | Pending:
         """One access: the value of a read, 0 for a write, PENDING, or SLOW."""
-        host, journal = place.host, place.journal
-        entries = journal.entries
-        noted = len(entries)
+        if place.stored:
+            return self.read_stored(place, 0, vcpu, sequence, pc)
+        host = place.host
+        monotonic, record = self._monotonic, self._record
         # One look at the clock is for the timers, the watchdog and the latency.
-        started = self._monotonic()
+        started = monotonic()
         if (
             host.owes is not None
             or host.failure is not None
             or host.device is not place.device
-            or noted + journal.weight > LIMIT  # it may be cut
             or started >= self._clock.quiet_until
             or self._settled
         ):
+            return SLOW
+        statistics, journal = place.statistics, place.journal
+        entries = journal.entries
+        noted = len(entries)
+        if noted + journal.weight > LIMIT:  # it may be cut
             return SLOW
         cause, mark = self._cause, self._mark
         cause.vcpu, cause.sequence, cause.pc = vcpu, sequence, pc
@@ -140,7 +190,7 @@ class Lane:
         journal.last, journal.depth = noted, 1
         running = mark.running
         running[0] = host.number
-        reading, statistics = place.reading, place.statistics
+        reading = place.reading
         if reading:
             statistics.reads += 1
             entries.append(place.entry)
@@ -172,7 +222,7 @@ class Lane:
         elif page is not None:
             page.look(place.name)
         # --- the answer: `InlineHost._one` and `access` ---
-        ended = self._monotonic()
+        ended = monotonic()
         ns = ended - started
         bucket = ns.bit_length()
         statistics.latency[bucket if bucket < _LAST_BUCKET else _LAST_BUCKET] += 1  # noqa: FURB136  # half of min()
@@ -195,7 +245,7 @@ class Lane:
             if reading:
                 value = place.ones
         # The numbers of space and direction, no members: a tuple of plain values is none of the collector's.
-        self._record(
+        record(
             (
                 ended - self._clock.origin_ns, self._name, vcpu, sequence, place.space_number,
                 place.direction_number, place.address, place.size, value, place.name, host.generation,

@@ -26,9 +26,9 @@ CR0_PG: Final = 1 << 31
 _BREAKPOINTS: Final = 0xFF
 _AC: Final = 1 << 18
 _VM: Final = 1 << 17
-_SLOW_FLAGS: Final = _AC | TF | _VM
-_LOW_HALF: Final = 1 << 47
-_HIGH_HALF: Final = 0xFFFF_8000_0000_0000
+SLOW_FLAGS: Final = _AC | TF | _VM
+LOW_HALF: Final = 1 << 47
+HIGH_HALF: Final = 0xFFFF_8000_0000_0000
 _LINEAR: Final = {False: 0xFFFF_FFFF, True: 0xFFFF_FFFF_FFFF_FFFF}
 _PLAIN: Final = 0x92
 _TYPE: Final = 0x9E
@@ -71,7 +71,7 @@ class Move:
 
     def linear(self, registers: Sequence[int], rip: int, rflags: int) -> int:
         """The linear address, all of whose bytes are in one page; or SLOW."""
-        if rflags & _SLOW_FLAGS:
+        if rflags & SLOW_FLAGS:
             return SLOW
         offset = self.displacement
         if self.base >= 0:
@@ -83,7 +83,7 @@ class Move:
         offset &= self.mask
         if self.wide:
             address = self.segment_base + offset & 0xFFFF_FFFF_FFFF_FFFF
-            if _LOW_HALF - PAGE <= address < _HIGH_HALF or _LOW_HALF - PAGE <= rip < _HIGH_HALF:
+            if LOW_HALF - PAGE <= address < HIGH_HALF or LOW_HALF - PAGE <= rip < HIGH_HALF:
                 return SLOW
         else:
             if offset + self.size > self.limit or rip >= self.code_end:
@@ -116,7 +116,7 @@ def move_of(state: VcpuState, code: bytes, *, vectors: bool) -> Move | None:
     plan = decode(code, mode)
     if not isinstance(plan, Plan) or plan.direct is None or plan.instruction.opcode.aligned:
         return None
-    if state.rflags & _SLOW_FLAGS or (vectors and state.dr7 & _BREAKPOINTS):
+    if state.rflags & SLOW_FLAGS or (vectors and state.dr7 & _BREAKPOINTS):
         return None
     direct, memory, wide = plan.direct, plan.direct.memory, mode is CODE64
     segment, limit = state.segments[memory.segment], 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmiod.core.bus import Waiting
     from mmiod.machine.address_map import Range
     from mmiod.machine.machine import Machine
-    from mmiod.machine.memory import Slot
+    from mmiod.machine.slot import Slot
 
 
 @define

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from attrs import define, field
 
 from mmiod.device import Device, Register
 from mmiod.device.dispatch import RegisterAnswerer
-from mmiod.device.prepared import reading, writing
+from mmiod.device.prepared import reading, stored, writing
 from mmiod.machine.host import InlineHost
 from mmiod.machine.inputs import Input
 from mmiod.machine.journal import Journal
@@ -49,6 +49,10 @@ class Place:
     hook: Hook
     """Reads: without arguments; writes: of the value."""
     ones: int
+    stored: int
+    """Of a read that gives what is stored and runs nothing: the mask of its register; else 0."""
+    stored_as: str
+    """The name of that register."""
     journal: Journal = field(init=False)
     statistics: Statistics = field(init=False)
     name: str = field(init=False)
@@ -72,7 +76,7 @@ def place_of(
     host: Host, name: str, offset: int, size: int, direction: Direction, seen: tuple[Space, int]
 ) -> Place | None:
     """What is at an offset of a device's region, if it is plain; `seen` is for the record."""
-    if type(host) is not InlineHost or name in host.storages:
+    if type(host) is not InlineHost or host.broken or name in host.storages:
         return None
     device, region = host.device, host.device.regions[name]
     if split(region, offset, size) != [(offset, size)] or size < region.implemented[0]:
@@ -81,6 +85,7 @@ def place_of(
     hook: Hook = partial(answerer.read if direction == READ else answerer.write, device, offset, size)
     prepare: Callable[[Register, Device], Hook] = reading if direction == READ else writing
     register: str | None = ""
+    stored_as, mask = "", 0
     banks: dict[Claimant, Hook] = {}
     if isinstance(answerer, RegisterAnswerer):
         candidates = answerer.candidates(offset, direction)
@@ -92,7 +97,30 @@ def place_of(
             }
         register = None
         if len(candidates) == 1 and candidates[0].when is None and not candidates[0].whole:
-            register = candidates[0].name
-            hook = banks.get(candidates[0], hook)
+            [found] = candidates
+            register = found.name
+            hook = banks.get(found, hook)
+            if direction == READ and found in banks and _only_stored(found, device):
+                stored_as, mask = found.name, found.rules.readable
     entry = ("read" if direction == READ else "write", (name, offset, size))
-    return Place(host, device, name, offset, size, direction, *seen, register, banks, entry, hook, ones(size))
+    return Place(
+        host,
+        device,
+        name,
+        offset,
+        size,
+        direction,
+        *seen,
+        register,
+        banks,
+        entry,
+        hook,
+        ones(size),
+        mask,
+        stored_as,
+    )
+
+
+def _only_stored(found: Claimant, device: Device) -> TypeGuard[Register]:
+    """Whether a read of it runs nothing of the device's."""
+    return isinstance(found, Register) and stored(found) and type(device).on_settle is Device.on_settle

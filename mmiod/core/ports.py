@@ -6,7 +6,7 @@ Nothing here waits itself.  What exceeds a bound is counted and, of requests, re
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import trio
@@ -25,6 +25,10 @@ MAX_REQUESTS: Final = 64
 
 NOBODY: Final = 0
 """Number of a request whose answer nobody waits for; a device's begin with 1."""
+
+
+def no_hurry() -> None:
+    """Nobody needs to be told that there is something for the device task."""
 
 
 @define(eq=False)
@@ -57,6 +61,8 @@ class StreamQueue:
     """Pieces are messages: they are not joined."""
     readied: Signal = field(factory=Signal)
     changed: Signal = field(factory=Signal)
+    hurry: Callable[[], None] = field(default=no_hurry)
+    """Called when there is something for the device task."""
     taken: bytes = b""
     """The piece that is being written."""
     _pieces: deque[bytearray] = field(factory=deque)
@@ -86,6 +92,7 @@ class StreamQueue:
         else:
             self._pieces[-1] += taken
         self.changed.set()
+        self.hurry()
 
     def ready(self) -> None:
         """Called by a hook: the device may have room."""
@@ -145,10 +152,14 @@ class RequestQueue:
     refusal: str | None = None
     changed: Signal = field(factory=Signal)
     cancelled: Signal = field(factory=Signal)
+    hurry: Callable[[], None] = field(default=no_hurry)
+    """Called when there is something for the device task."""
     waiting: deque[Ask | Move] = field(factory=deque)
     """The first one may be under way."""
     refused: deque[Ask] = field(factory=lambda: deque(maxlen=MAX_REQUESTS))
     """What found the queue full."""
+    overflown: Signal = field(factory=Signal)
+    """Something is in `refused`."""
     _unwanted: int = NOBODY
     """Number of the request that is to end early."""
 
@@ -159,9 +170,14 @@ class RequestQueue:
 
     def ask(self, number: int, kind: str, data: bytes) -> None:
         """Called by a hook: returns at once."""
-        queue = self.waiting if len(self.waiting) < MAX_REQUESTS else self.refused
-        queue.append(Ask(number, kind, data))
-        self.changed.set()
+        asked = Ask(number, kind, data)
+        if len(self.waiting) < MAX_REQUESTS:
+            self.waiting.append(asked)
+            self.changed.set()
+            self.hurry()
+        else:
+            self.refused.append(asked)
+            self.overflown.set()
 
     def cancel(self, number: int) -> None:
         """Called by a hook: returns at once; only a request under way can be ended early."""

@@ -51,6 +51,8 @@ class Pump:
     _awake: tuple[Source, ...] = ()
     """Replaced as a whole: a source may end while the loop goes through them."""
     _turning: bool = False
+    _gives_way: bool = False
+    """Another task has something to do."""
     _descriptors: Spin = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -126,6 +128,10 @@ class Pump:
         if not self._turning:
             os.eventfd_write(self._wake, 1)
 
+    def give_way(self) -> None:
+        """Another task has something to do, and no look at what may come is to hold that up."""
+        self._gives_way = True
+
     def work(self, action: Callable[[], None]) -> None:
         """Run an action of another task, under the watchdog's eyes."""
         parked = not self.working.is_set()
@@ -161,9 +167,9 @@ class Pump:
             ready = self._epoll.poll(0, _EVENTS_PER_POLL)
             if ready:
                 looking.since_ns = now
-            elif not self._due and not self._awake and looking.over(now):
-                self._turning = False
-                return False
+            elif not self._due and (self._gives_way or (not self._awake and looking.over(now))):
+                self._turning = self._gives_way = False
+                return bool(self._awake)
             for descriptor, events in ready:
                 callback = self._callbacks.get(descriptor)
                 if callback is not None:  # else unregistered by a callback before it

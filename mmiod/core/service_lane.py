@@ -198,7 +198,7 @@ class ServiceLane:
         while True:
             while self.queue.refused:
                 await self.inject(self._full)
-            await self.queue.changed.wait()
+            await self.queue.overflown.wait()
 
     def _full(self) -> None:
         number = self.queue.refused.popleft().number

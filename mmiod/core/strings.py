@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmiod.core.translation import Translation
     from mmiod.machine.address_map import Range
     from mmiod.machine.machine import Machine
-    from mmiod.machine.memory import Slot
+    from mmiod.machine.slot import Slot
     from mmiod.x86 import Transfer
 
 MANY: Final = 1 << 32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from attrs import define, evolve, field
 
@@ -10,6 +10,7 @@ from mmiod.core.backends.faces import Place, ServiceBackend, StreamBackend
 from mmiod.core.backends.specs import NULL, service_backend, stream_backend
 from mmiod.core.device_task import DeviceTask
 from mmiod.core.gate import Inject
+from mmiod.core.ports import no_hurry
 from mmiod.core.service_lane import ServiceLane
 from mmiod.core.stream_lane import StreamLane
 from mmiod.device import Device
@@ -53,8 +54,14 @@ def choose(plugin: type[Device], place: Place, specs: Mapping[str, BackendDescri
     return chosen
 
 
-def connect(machine: Machine, device: str, backends: Backends, inject: Inject) -> DeviceTask:
-    """Join a device with its backends; the task is to be run."""
+def connect(
+    machine: Machine,
+    device: str,
+    backends: Backends,
+    inject: Inject,
+    hurry: Callable[[], None] = no_hurry,
+) -> DeviceTask:
+    """Join a device with its backends; the task is to be run, and has something to do at each `hurry`."""
     host, notify = machine.hosts[device], machine.notify
     streams = [
         StreamLane(place, spec, backend, host, inject, notify) for place, spec, backend in backends.streams
@@ -62,6 +69,10 @@ def connect(machine: Machine, device: str, backends: Backends, inject: Inject) -
     services = [
         ServiceLane(place, spec, backend, host, inject, notify) for place, spec, backend in backends.services
     ]
+    for stream in streams:
+        stream.queue.hurry = hurry
+    for service in services:
+        service.queue.hurry = hurry
     machine.backends.update({(device, lane.place.name): lane.queue for lane in streams})
     machine.services.update({(device, lane.place.name): lane.queue for lane in services})
     return DeviceTask(streams, services)

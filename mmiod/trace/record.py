@@ -59,4 +59,5 @@ STATUSES: Final = (
     "quarantined",  # the device is out of service
     "pending",  # the device owes the answer
     "forwarded",  # handed back to the hypervisor
+    "answered",  # at a break, by somebody else than the device
 )

@@ -11,9 +11,14 @@ The ring is a list and no deque: slicing a deque costs a walk from its end, up t
 
 from __future__ import annotations
 
+from typing import Final
+
 from attrs import define, field
 
 from mmiod.trace.record import Record
+
+_NOTHING: Final[Record] = (0, "", 0, 0, 0, 0, 0, 0, 0, "", 0, "", "", 0, 0, 0)
+"""Where nothing has been kept yet; no serial leads there."""
 
 
 @define(eq=False)
@@ -23,21 +28,19 @@ class Recorder:
     capacity: int = 1 << 16
     serial: int = field(default=0, init=False)
     """Serial of the next record; the number of records ever added."""
-    _ring: list[Record] = field(factory=list, init=False, repr=False)
+    _ring: list[Record] = field(init=False, repr=False)
+    """All of it from the beginning: that is 8 bytes a record."""
 
     def __attrs_post_init__(self) -> None:
         """Check what the configuration said."""
         if self.capacity < 1:
             raise ValueError(f"a recorder of {self.capacity} records")
+        self._ring = [_NOTHING] * self.capacity
 
     def add(self, record: Record) -> None:
         """Keep a record, in place of the oldest one when the ring is full."""
-        serial = self.serial
-        if serial < self.capacity:
-            self._ring.append(record)
-        else:
-            self._ring[serial % self.capacity] = record
-        self.serial = serial + 1
+        self._ring[self.serial % self.capacity] = record
+        self.serial += 1
 
     @property
     def oldest(self) -> int:

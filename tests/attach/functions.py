@@ -35,7 +35,7 @@ from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription
 from mmiod.machine.machine import Machine
 
-PATIENCE_S = 20
+PATIENCE_S = 40
 RAM = 1 << 20
 
 
@@ -196,7 +196,7 @@ class Client:
         self, command: int, payload: bytes = b"", descriptors: tuple[int, ...] = (), flags: int = 0
     ) -> None:
         """One command in one `sendmsg`."""
-        self.number += 1
+        self.number = self.number + 1 & 0xFFFF
         header = struct.pack("<HHIII", self.number, command, 16 + len(payload), flags, 0)
         await self.send_raw(header + payload, descriptors)
 

@@ -6,21 +6,24 @@ python -m tests.attach.litmus [ROUNDS]
 from __future__ import annotations
 
 import mmap
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from mmiod.attach import vcpu_slot
+from mmiod.barrier import barrier
 
 SOURCE = Path(__file__).with_name("litmus.c")
-CELLS = 64
+CELLS = 2048
 WORDS = 8
 """Of a cell: it fills a cache line."""
 DONE = 2 * CELLS * WORDS
 SAW = 8 * (DONE + WORDS)
 AHEAD = CELLS // 4
 """Rounds that Python may be ahead: a cell must not be used again too soon."""
+LOOKS = 500
+"""Before the other side is given the CPU, should both have one: other programs may be busy."""
 
 
 def compiled(directory: Path) -> Path:
@@ -40,7 +43,10 @@ def lost(program: Path, directory: Path, rounds: int, *, barrier: bool) -> int:
         memory = mmap.mmap(file.fileno(), SAW + rounds)
     with subprocess.Popen([str(program), str(path), str(rounds)]) as peer:
         play = _with_barrier if barrier else _without_barrier
-        mine = play(memory, memoryview(memory).cast("Q"), rounds)
+        words = memoryview(memory).cast("Q")
+        while not words[DONE]:
+            assert peer.poll() is None
+        mine = play(memory, words, rounds)
         assert peer.wait() == 0
     path.unlink()
     return sum(not (one or other) for one, other in zip(mine[1:], memory[SAW + 1 :], strict=True))
@@ -48,34 +54,34 @@ def lost(program: Path, directory: Path, rounds: int, *, barrier: bool) -> int:
 
 def _with_barrier(memory: mmap.mmap, words: memoryview, rounds: int) -> bytearray:
     """Store, barrier, load: as the slots do it."""
-    acquire, release = vcpu_slot._acquire, vcpu_slot._release
     mine, done = bytearray(rounds), 0
-    while not words[DONE]:
-        pass
     for number in range(1, rounds):
         cell = number % CELLS * WORDS
         theirs, last = 8 * (CELLS * WORDS + cell), number & 0xFF
         words[cell] = number
-        acquire()
-        release()
+        barrier()
         mine[number] = memory[theirs] == last
+        looks = 0
         while done < number - AHEAD:
-            done = words[DONE]
+            done, looks = words[DONE], looks + 1
+            if not looks % LOOKS:
+                os.sched_yield()
     return mine
 
 
 def _without_barrier(memory: mmap.mmap, words: memoryview, rounds: int) -> bytearray:
     """The same, but for the barrier."""
     mine, done = bytearray(rounds), 0
-    while not words[DONE]:
-        pass
     for number in range(1, rounds):
         cell = number % CELLS * WORDS
         theirs, last = 8 * (CELLS * WORDS + cell), number & 0xFF
         words[cell] = number
         mine[number] = memory[theirs] == last
+        looks = 0
         while done < number - AHEAD:
-            done = words[DONE]
+            done, looks = words[DONE], looks + 1
+            if not looks % LOOKS:
+                os.sched_yield()
     return mine
 
 

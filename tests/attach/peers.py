@@ -27,6 +27,7 @@ from mmiod.values import READ, WRITE, DecodedExit, Exit, Space
 
 Event = TypeVar("Event")
 
+PATIENCE_S = 60
 RAM = 1 << 20
 OFFER = Offer(
     capabilities=0, generation=1, hook_deadline_ns=100_000_000, max_vcpus=64, max_slots=8, rep_bound=1024
@@ -193,7 +194,7 @@ class Guest:
 
     async def receive_raw(self) -> bytes:
         """The next datagram; empty at the end of the connection."""
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             try:
                 return await self.socket.recv(MAX_MESSAGE)
             except ConnectionResetError:
@@ -207,7 +208,7 @@ class Guest:
 
     async def expect_descriptor(self) -> tuple[int, int]:
         """The next event, an ACK that carries a descriptor: that, and its value."""
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             data, ancillary, _, _ = await self.socket.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(4))
         acked = self.client.receive(data)
         assert isinstance(acked, Ack), acked

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -160,7 +161,7 @@ static void *see(void *wrong)
     for (uint32_t n = 1; n <= TIMES; n++) {
         uint64_t value = 0;
         while (atomic_load(&turn) != 2 * n - 1)
-            ;
+            sched_yield(); /* the daemon, too, needs a CPU */
         must(n & 1 ? mmiod_load(&other, MMIOD_SPACE_PIO, SCR, 1, &value)
                    : mmiod_read(&other, MMIOD_SPACE_PIO, SCR, 1, &value));
         *(uint32_t *)wrong += value != (n & 0xff);
@@ -180,7 +181,7 @@ static void vcpus(void)
         store(SCR, 1, n & 0xff);
         atomic_store(&turn, 2 * n - 1);
         while (atomic_load(&turn) != 2 * n)
-            ;
+            sched_yield();
     }
     pthread_join(thread, NULL);
     printf("%u wrong, posted: %d\n", wrong, view.posts > TIMES / 2);
@@ -202,13 +203,26 @@ static void paused(void)
     printf(" %d\n", mmiod_read_published(&client, MMIOD_SPACE_PIO, LSR, 1, &value));
 }
 
+/* For each line that comes: how many messages a published register needs. */
+static void asked(void)
+{
+    char line[8];
+
+    while (fgets(line, sizeof(line), stdin)) {
+        uint64_t sequence = client.sequence;
+        load(SCR, 1);
+        printf("%" PRIu64 "\n", client.sequence - sequence);
+        fflush(stdout);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         void (*run)(void);
     } scenarios[] = {{"reads", reads},     {"order", order}, {"config", config},
-                     {"counter", counter}, {"vcpus", vcpus}, {"paused", paused}};
+                     {"counter", counter}, {"vcpus", vcpus}, {"paused", paused}, {"asked", asked}};
 
     if (argc != 4)
         return 2;

@@ -14,7 +14,7 @@ from attrs import define, field
 
 from mmiod.protocol.exit import NUMBERS, Ack, Completed, decode_completion, pack, shared
 from mmiod.values import Access, DecodedExit, Direction, Exit, Space
-from tests.attach.peers import Guest, sealed
+from tests.attach.peers import PATIENCE_S, Guest, sealed
 
 STATES = NUMBERS["shared_state"]
 FREE, READY, COMPLETE, BY_MESSAGE = (STATES[name] for name in ("FREE", "READY", "COMPLETE", "BY_MESSAGE"))
@@ -113,7 +113,7 @@ class Slots:
         """Sleep until the exit is answered: the slot's state."""
         self.store(vcpu, shared.CLIENT_SLEEPS, 1)
         wake = self.pairs[vcpu][1]
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             while self.state(vcpu) == READY:
                 await trio.lowlevel.wait_readable(wake)
                 with suppress(BlockingIOError):

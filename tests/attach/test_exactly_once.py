@@ -13,7 +13,7 @@ import trio.testing
 
 from mmiod.protocol.exit import NUMBERS, Ack, Completed, Error
 from mmiod.values import READ, WRITE, Access, DecodedExit, Retry, Space, Values
-from tests.attach.peers import Guest, Rig, attach, dial, serving
+from tests.attach.peers import PATIENCE_S, Guest, Rig, attach, dial, serving
 from tests.attach.test_vm import release
 
 
@@ -230,7 +230,7 @@ async def test_unread_completions_disconnect_only_their_client(tmp_path: Path) -
         guest = await attach(two)
         deaf = await attach(one)
         query = deaf.client.query_claims()[1]
-        with trio.move_on_after(10):
+        with trio.fail_after(PATIENCE_S):
             while one.attachment.primary is not None:
                 try:
                     await deaf.send(query)

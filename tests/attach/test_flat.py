@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from attrs import define, evolve, field
@@ -13,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 from mmiod.attach.flat import Flat
 from mmiod.attach.flights import Flights
 from mmiod.core.lane import Lane
+from mmiod.core.moves import HIGH_HALF, LOW_HALF
 from mmiod.core.pump import Pump
 from mmiod.core.run import Platform
 from mmiod.device import PENDING, Device, IrqInput, IrqOutput, Pending, Region, Register
@@ -33,6 +35,7 @@ from mmiod.protocol.exit import (
 )
 from mmiod.protocol.exit.shared import posted_message
 from mmiod.values import CS, READ, WRITE, DecodedExit, Direction, RawExit, Segment, Space, VcpuState
+from tests.attach.journals import changing
 from tests.attach.peers import Counter
 
 MMIO = 0xFEB0_0000
@@ -196,6 +199,11 @@ class Side:
                 host.deliver("release", level=False)
         self.flights.drain()
 
+    def forget(self) -> None:
+        """What has been compared."""
+        self.replies.clear()
+        self.records.clear()
+
     def seen(self) -> dict[str, object]:
         """All that has come of it; times apart."""
         hosts = self.machine.hosts
@@ -203,7 +211,7 @@ class Side:
             "replies": self.replies,
             "records": [record[1:LATENCY] + record[LATENCY + 1 :] for record in self.records],
             "events": self.events,
-            "journals": {name: host.journal.entries for name, host in hosts.items()},
+            "journals": {name: changing(host) for name, host in hosts.items()},
             "values": {name: host.device.values for name, host in hosts.items()},
             "failures": {name: host.failure for name, host in hosts.items()},
             "owed": {name: host.owes and host.owes.register for name, host in hosts.items()},
@@ -268,6 +276,8 @@ class Raw:
     named: str
     base: int = MMIO
     gpa: int = MMIO + 4
+    rip: int = 0x1000
+    cr0: int = 1
 
     def play(self, side: Side) -> None:
         """Execute it."""
@@ -275,8 +285,9 @@ class Raw:
         segments = [Segment(0, 0xFFFF_FFFF, 16, 0xC093) for _ in range(6)]
         segments[CS] = Segment(0, 0xFFFF_FFFF, 8, 0xA09B if self.bits == 64 else 0xC09B)
         state = VcpuState(
-            segments=segments, cr0=1, efer=0x400 if self.bits == 64 else 0, rip=0x1000, rflags=self.rflags | 2
-        )
+            segments=segments, cr0=self.cr0, efer=0x400 if self.bits == 64 else 0, rip=self.rip,
+            rflags=self.rflags | 2,
+        )  # fmt: skip
         state.gpr[0], state.gpr[3] = self.rax, self.base
         gva = self.base if "v" in self.named else None
         exit_ = RawExit(
@@ -326,6 +337,22 @@ STEPS = st.lists(
     DECODED | RAW | st.builds(Posted, VCPU, ADDRESSES, SIZES, WORDS) | st.builds(Released), max_size=40
 )
 
+LOADS = [
+    Raw(0, bytes.fromhex(code), 0, 32, 0, "p")
+    for code in ("8b03", "8b4b04", "8b4318", "0fb74304", "488b4308")
+]
+CHANGES: list[Callable[[Raw], Raw]] = [
+    lambda load: load,
+    *(partial(evolve, base=base) for base in (MMIO + 4, WIDE + 0xFFE)),
+    *(partial(evolve, gpa=gpa) for gpa in (MMIO, WIDE + 0xFFC)),
+    *(partial(evolve, rip=rip) for rip in (0x2000, 0xFFFF_FFF8, LOW_HALF - 8, HIGH_HALF, (1 << 64) - 3)),
+    *(partial(evolve, rflags=rflags) for rflags in (0x10000, 0x40000, 0x100)),
+    partial(evolve, bits=64),
+    partial(evolve, cr0=0x8000_0001),
+    partial(evolve, named="pv"),
+    partial(evolve, vcpu=1),
+]
+
 
 def _sides() -> Iterator[Side]:
     yield Side(flatly=False)
@@ -346,6 +373,35 @@ def test_flat_lane_and_general_way_come_to_the_same(steps: list[Step]) -> None:
             assert general.seen() == flat.seen(), step
     finally:
         general.close()
+        flat.close()
+
+
+@pytest.mark.parametrize("load", LOADS, ids=lambda load: load.code.hex())
+def test_loads_that_come_again_come_to_the_same(load: Raw) -> None:
+    """What was learnt of a load is used where it holds, and nowhere else; all that differ follow."""
+    for first in (change(load) for change in CHANGES):
+        general, flat = _sides()
+        try:
+            for change in CHANGES:
+                for step in (first, Released(), change(first), Released()):
+                    step.play(general)
+                    step.play(flat)
+                    assert general.seen() == flat.seen(), (first, step)
+                    general.forget()
+                    flat.forget()
+        finally:
+            general.close()
+            flat.close()
+
+
+def test_load_that_comes_again_is_the_lanes() -> None:
+    """The third is done by what the first one taught."""
+    _, flat = _sides()
+    try:
+        for _ in range(3):
+            Raw(0, bytes.fromhex("8b4300"), 0, 32, 0, "p", gpa=MMIO).play(flat)
+        assert (3, 1) == (flat.taken, len(flat.flat._loads))
+    finally:
         flat.close()
 
 
@@ -396,6 +452,19 @@ def test_what_is_hard_comes_to_the_same(name: str) -> None:
         assert flat.taken > 0
     finally:
         general.close()
+        flat.close()
+
+
+def test_member_of_an_enum_is_read_as_its_number() -> None:
+    """A device may store a flag: its read is answered, and is no sentinel."""
+    _, flat = _sides()
+    try:
+        flat.machine.hosts["zoo"].device.values["plain"] = Direction(1)
+        for _ in range(3):
+            Decoded(0, Space.MMIO, READ, MMIO, 4, 0).play(flat)
+        assert (3, 1) == (len(flat.replies), flat.replies[-1][48])
+        assert not flat.flights.current
+    finally:
         flat.close()
 
 

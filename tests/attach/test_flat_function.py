@@ -35,6 +35,7 @@ from tests.attach.functions import (
     VERSION,
     WRITE,
 )
+from tests.attach.journals import changing
 
 NAME, OTHER, LATENCY = "zoo", "other", 13
 REPLY = 1
@@ -194,13 +195,13 @@ class Side:
             "replies": self.replies,
             "records": [record[1:LATENCY] + record[LATENCY + 1 :] for record in self.records],
             "events": self.events,
-            "journal": host.journal.entries,
+            "journal": changing(host),
             "values": host.device.values,
             "failure": host.failure,
             "owed": host.owes and (host.owes.register, host.owes.direction, host.owes.value),
             "counts": (counted.reads, counted.writes, counted.refused, counted.faults, sum(counted.latency)),
             "mark": (self.machine.mark.since_ns, list(self.machine.mark.running)),
-            "cause": (cause.vcpu, cause.sequence, cause.pc, cause.space, cause.address),
+            "cause": (cause.vcpu, cause.sequence, cause.pc),
             "claims": {key: (space, claim.base) for key, (space, claim) in self.machine.claims.items()},
             "connection": (stream.open, stream.unsent, stream._held, self.visit.flight is not None),
             "received": [bytes(message.data) for message in self.visit.session.received],

@@ -304,12 +304,14 @@ async def test_a_file_that_may_shrink_is_not_mapped(tmp_path: Path) -> None:
 # --- devices that do not answer at once -------------------------------------------------------
 
 
-async def test_an_answer_comes_when_the_device_has_it(tmp_path: Path) -> None:
-    """Messages behind the one that waits are done after it, in order."""
+@pytest.mark.parametrize("together", [True, False])
+async def test_an_answer_comes_when_the_device_has_it(tmp_path: Path, together: bool) -> None:
+    """Messages behind the one that waits are done after it, in order, however they come."""
     rig = Functions(tmp_path, {"slow": SlowFunction})
+    reads = [struct.pack("<HHIIIQII", id_, f.READ, 32, 0, 0, 4 * id_, 0, 4) for id_ in range(2)]
     async with serving(rig), attached(rig, "slow") as client:
-        await client.send(f.READ, struct.pack("<QII", 0, 0, 4))
-        await client.send(f.READ, struct.pack("<QII", 4, 0, 4))
+        for data in [b"".join(reads)] if together else reads:
+            await client.send_raw(data)
         await trio.testing.wait_all_tasks_blocked(0.01)
         await release(rig, 0xC0FFEE)
         first, second = await client.receive(), await client.receive()

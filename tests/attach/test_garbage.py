@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 from collections.abc import Callable
@@ -24,6 +25,12 @@ async def leave(guest: Guest, rig: Rig) -> None:
     guest.socket.close()
     while rig.attachment.primary is not None:
         await trio.lowlevel.checkpoint()
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> None:
+    """Descriptors are counted: those of machines of earlier tests are not closed meanwhile."""
+    gc.collect()
 
 
 def open_descriptors() -> int:

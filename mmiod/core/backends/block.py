@@ -20,6 +20,7 @@ import stat
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ import trio
 from attrs import define, field
 
 from mmiod.core.backends.faces import BackendFailed, RequestRefused, ServiceLink
+from mmiod.core.backends.own_thread import OwnThread
 from mmiod.device.block import AT, KINDS, MAX_RANGE, MAX_TRANSFER, RANGE, SECTOR, Medium
 
 _FLOCK: Final = struct.Struct("hhqqi")
@@ -48,7 +50,10 @@ class Image:
 
     descriptor: int
     medium: Medium
-    _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1))
+    _thread: OwnThread | None = None
+    """From the first request that needs it."""
+    _room: memoryview = field(factory=lambda: memoryview(bytearray(MAX_TRANSFER * SECTOR)))
+    """For what is read at once."""
 
     async def perform(self, kind: str, data: bytes) -> bytes:
         """Do a request; what the host's disk says against it is a refusal."""
@@ -57,7 +62,8 @@ class Image:
             if found is not None:
                 await trio.lowlevel.checkpoint()
                 return found
-            return await trio.to_thread.run_sync(_ACTIONS[kind], self, data, limiter=self._thread)
+            self._thread = self._thread or OwnThread()
+            return await self._thread.do(partial(_ACTIONS[kind], self, data))
         except OSError as error:
             raise RequestRefused(f"{kind}: {error.strerror}") from error
         except struct.error as error:
@@ -76,10 +82,16 @@ class Image:
         """An image does not die."""
         await trio.sleep_forever()
 
+    def close(self) -> None:
+        """Give it back, its lock included."""
+        if self._thread is not None:
+            self._thread.close()
+        os.close(self.descriptor)
+
     def at_hand(self, data: bytes) -> bytes | None:
         """Sectors that are in the host's memory: reading them never waits (preadv2(2), RWF_NOWAIT)."""
         offset, length = self._extent(RANGE.unpack(data), MAX_TRANSFER)
-        found = bytearray(length)
+        found = self._room[:length]
         try:
             taken = os.preadv(self.descriptor, [found], offset, os.RWF_NOWAIT)
         except OSError as error:
@@ -207,7 +219,7 @@ class BlockBackend:
         try:
             yield image
         finally:
-            os.close(image.descriptor)  # which gives the lock back
+            image.close()
 
     def _open(self) -> Image:
         flags = os.O_RDONLY if self.read_only else os.O_RDWR
