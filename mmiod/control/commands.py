@@ -1,15 +1,14 @@
 """The interface `io.mmiod`: what can be asked of the daemon, one handler each.
 
 Handlers run between two turns of the core.  `Reload`, `Rollback` and `Upgrade` change something,
-and wait; all others look and change nothing.
+and wait; `Break` holds accesses up, and `Continue` ends that; all others look and change nothing.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import itertools
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic_ns
 from typing import Any, Final
@@ -17,22 +16,20 @@ from typing import Any, Final
 from attrs import AttrsInstance
 
 from mmiod.control import messages, reports
+from mmiod.control.breaks import break_, continue_
 from mmiod.control.daemon import Daemon
 from mmiod.control.interface import Command, Interface, fail
+from mmiod.control.meant import NAME, machines_of, one_device, ranges_of
 from mmiod.control.traffic import Watch
 from mmiod.control.varlink import SERVICE, Failure
 from mmiod.device import Fifo, Register
 from mmiod.errors import UpgradeRejected
-from mmiod.machine.address_map import Range
-from mmiod.machine.host import InlineHost
-from mmiod.machine.machine import Machine
 from mmiod.plugins.question import Rejected
 from mmiod.plugins.reload import Reloaded, UnknownPlugin
 from mmiod.trace import FilterError, parse
-from mmiod.values import Space
 
-NAME: Final = "io.mmiod"
-DOC: Final = """What a running mmiod can be asked; Reload, Rollback and Upgrade change it, nothing else does.
+DOC: Final = """What a running mmiod can be asked; Reload, Rollback and Upgrade change it, Break stops
+accesses, Continue ends that or answers them; nothing else changes anything.
 
 Addresses and values are unsigned and may have 64 bits or more.  Times are ns.
 """
@@ -45,7 +42,7 @@ def list_devices(daemon: Daemon, request: messages.OfVm) -> messages.Devices:
     return messages.Devices(
         [
             reports.device(machine, host)
-            for machine in _machines(daemon, request)
+            for machine in machines_of(daemon, request)
             for host in machine.hosts.values()
         ]
     )
@@ -53,7 +50,7 @@ def list_devices(daemon: Daemon, request: messages.OfVm) -> messages.Devices:
 
 def get_map(daemon: Daemon, request: messages.OfVm) -> messages.Map:
     """Every address space, holes included."""
-    return messages.Map([reports.range_(machine, found) for machine, found in _ranges(daemon, request)])
+    return messages.Map([reports.range_(machine, found) for machine, found in ranges_of(daemon, request)])
 
 
 def list_functions(daemon: Daemon, request: messages.OfVm) -> messages.Functions:
@@ -61,7 +58,7 @@ def list_functions(daemon: Daemon, request: messages.OfVm) -> messages.Functions
     return messages.Functions(
         [
             reports.function(machine, function)
-            for machine in _machines(daemon, request)
+            for machine in machines_of(daemon, request)
             for function in daemon.functions(machine.name).values()
         ]
     )
@@ -69,7 +66,7 @@ def list_functions(daemon: Daemon, request: messages.OfVm) -> messages.Functions
 
 def list_exits(daemon: Daemon, request: messages.OfVm) -> messages.Exits:
     """Exits in flight with their age, and how many there were by kind."""
-    known = {machine.name: daemon.flights(machine.name) for machine in _machines(daemon, request)}
+    known = {machine.name: daemon.flights(machine.name) for machine in machines_of(daemon, request)}
     sessions = {vm: flights for vm, flights in known.items() if flights is not None}
     now = monotonic_ns()
     return messages.Exits(
@@ -97,7 +94,7 @@ def watch(daemon: Daemon, request: messages.WatchRequest) -> Watch:
 
 def read_registers(daemon: Daemon, request: messages.RegistersRequest) -> messages.Registers:
     """A device's registers with their fields, without side effect on the device."""
-    machine, host = _one_device(daemon, request)
+    machine, host = one_device(daemon, request)
     named = re.compile(fnmatch.translate(request.pattern or "*"), re.IGNORECASE).match
     there: list[Register | Fifo] = [*host.device.declared.values(), *host.device.fifos.values()]
     wanted = [declared for declared in there if named(declared.name)]
@@ -109,12 +106,12 @@ def read_registers(daemon: Daemon, request: messages.RegistersRequest) -> messag
 def get_statistics(daemon: Daemon, request: messages.OfVm) -> messages.Statistics:
     """Accesses and latencies of each device, and who asked for what nobody claims."""
     hosts = [
-        (machine.name, host) for machine in _machines(daemon, request) for host in machine.hosts.values()
+        (machine.name, host) for machine in machines_of(daemon, request) for host in machine.hosts.values()
     ]
     buckets = [sum(column) for column in zip(*(host.statistics.latency for _, host in hosts), strict=True)]
     missed = [
         reports.range_(machine, found)
-        for machine, found in _ranges(daemon, request)
+        for machine, found in ranges_of(daemon, request)
         if found.claim is None and reports.misses(machine, found)
     ]
     return messages.Statistics(
@@ -172,42 +169,6 @@ async def _replaced(
     )
 
 
-# --- who is meant ------------------------------------------------------------------------
-
-
-def _machines(daemon: Daemon, request: messages.OfVm) -> Iterable[Machine]:
-    if request.vm is None:
-        return daemon.machines.values()
-    return [_machine(daemon, request.vm)]
-
-
-def _machine(daemon: Daemon, vm: str) -> Machine:
-    found = daemon.machines.get(vm)
-    if found is None:
-        raise fail(NAME, messages.UnknownVm(vm, list(daemon.machines)))
-    return found
-
-
-def _one_device(daemon: Daemon, request: messages.RegistersRequest) -> tuple[Machine, InlineHost]:
-    wanted = messages.OfVm(request.vm)
-    machines = [machine for machine in _machines(daemon, wanted) if request.device in machine.hosts]
-    if len(machines) != 1:
-        candidates = machines or _machines(daemon, wanted)
-        known = [
-            f"{machine.name}/{name}"
-            for machine in candidates
-            for name in ([request.device] if machines else machine.hosts)
-        ]
-        raise fail(NAME, messages.UnknownDevice(request.device, known))
-    return machines[0], machines[0].hosts[request.device]
-
-
-def _ranges(daemon: Daemon, request: messages.OfVm) -> Iterator[tuple[Machine, Range]]:
-    for machine, space in itertools.product(_machines(daemon, request), Space):
-        for found in machine.table(space).ranges:
-            yield machine, found
-
-
 # --- the table ---------------------------------------------------------------------------
 
 
@@ -230,6 +191,8 @@ def interface(daemon: Daemon) -> Interface:
             messages.ReloadRejected,
             messages.UpgradeRejected,
             messages.InvalidFilter,
+            messages.UnknownRegister,
+            messages.NotStopped,
             messages.TooManyClients,
         ),
     )
@@ -241,6 +204,8 @@ COMMANDS: Final[tuple[Row, ...]] = (
     ("ListFunctions", messages.OfVm, messages.Functions, list_functions, False),
     ("ListExits", messages.OfVm, messages.Exits, list_exits, False),
     ("Watch", messages.WatchRequest, messages.Watched, watch, True),
+    ("Break", messages.BreakRequest, messages.Broken, break_, True),
+    ("Continue", messages.ContinueRequest, messages.Continued, continue_, False),
     ("ReadRegisters", messages.RegistersRequest, messages.Registers, read_registers, False),
     ("GetStatistics", messages.OfVm, messages.Statistics, get_statistics, False),
     ("Reload", messages.PluginRequest, messages.Reloaded, reload, False),

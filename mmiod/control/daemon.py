@@ -38,5 +38,11 @@ class Daemon(Protocol):
     def functions(self, vm: str) -> Mapping[str, FunctionAttachment]:
         """What a VM's hypervisor reaches by vfio-user, by device; nothing for the exit protocol."""
 
+    async def withdrawn(self) -> None:
+        """Wait until nothing of what is withheld stands in a hypervisor."""
+
+    def settle(self, vm: str) -> None:
+        """Hand on what was answered, or let go, without an input of a VM's devices."""
+
     def work(self, action: Callable[[], None]) -> None:
         """Run an action that calls a plugin's code: under the watchdog's eyes."""

@@ -29,6 +29,9 @@ class Stream(Protocol):
     def __call__(self) -> Sequence[attrs.AttrsInstance]:
         """The replies that have become due since the last call."""
 
+    async def ready(self) -> None:
+        """Wait until it is as the first reply says."""
+
     @property
     def behind(self) -> bool:
         """Whether there is more to look at already."""

@@ -16,8 +16,8 @@ import trio
 from attrs import AttrsInstance, define, field
 
 from mmiod.control import messages
-from mmiod.control.commands import NAME
 from mmiod.control.interface import CONVERTER, Stream, fail, structure
+from mmiod.control.meant import NAME
 from mmiod.control.service import Service
 from mmiod.control.varlink import (
     MAX_FRAME,
@@ -80,7 +80,9 @@ class Client:
         """Send what a stream has, for as long as the client is there."""
         with closing(stream):
             while True:
-                for reply in stream():
+                replies = stream()
+                await stream.ready()
+                for reply in replies:
                     await self.stream.send_all(encode_reply(CONVERTER.unstructure(reply), continues=True))
                 with trio.move_on_after(CATCH_UP_S if stream.behind else POLL_S):
                     await self._receive()

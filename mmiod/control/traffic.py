@@ -54,8 +54,12 @@ class Watch:
             for device in (*machine.hosts, NOBODY):
                 if self.filter.may_match(vm, device):
                     self._withheld.append((machine, device))
-                    if machine.withhold(device) and device != NOBODY:
+                    if machine.withhold(device, "watch") and device != NOBODY:
                         yield f"{vm}/{device}"
+
+    async def ready(self) -> None:
+        """Wait until hypervisors have nothing of what is watched: pages, doorbells."""
+        await self.daemon.withdrawn()
 
     def close(self) -> None:
         """Nobody watches any more."""

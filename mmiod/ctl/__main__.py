@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from mmiod.ctl import qemu
+from mmiod.ctl import breaks, qemu
 from mmiod.ctl.attach import NotAttachable, attach, locate
 from mmiod.ctl.client import Client, Ended, NotRunning, Refused
 from mmiod.ctl.commands import COMMANDS, Parameters, Show, of_device, of_plugin
@@ -25,7 +25,7 @@ REFUSED, WRONG, GONE = 1, 2, 3
 
 EPILOG: Final = """\
 exit codes:
-  0  done; a watch was ended by Ctrl-C, or by its reader; attach by Ctrl-]
+  0  done; a watch or break was ended by Ctrl-C, or by its reader; attach by Ctrl-]
   1  the daemon refused: no such VM, device or register, a filter that cannot be read,
      a plugin or a program that is not fit to serve; nothing to attach to
   2  the command line is wrong
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "mmioctl",
-        description="Look at a running mmiod, reload its plugins, and upgrade it.",
+        description="Look at a running mmiod, stop accesses, reload its plugins, and upgrade it.",
         epilog=EPILOG,
         formatter_class=_RAW,
     )
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("filter", nargs="*", metavar="FILTER", help="which accesses; all if left out")
     watch.add_argument("--oldest", action="store_true", help="begin with the oldest access that is kept")
     watch.set_defaults(run=_watch)
+    _add_break(commands)
     text = "your terminal on a device's stream, whose backend is pty or unix:PATH; Ctrl-] ends"
     attached = commands.add_parser("attach", help=text, description=text)
     _add_common(attached)
@@ -119,6 +120,21 @@ def _parser() -> argparse.ArgumentParser:
     explained.set_defaults(alone=_explain_instruction)
     _add_plugin(commands)
     return parser
+
+
+def _add_break(commands: Any) -> None:  # noqa: ANN401  # argparse has no public name for it
+    stopping = commands.add_parser(
+        "break", help=breaks.TEXT, description=breaks.TEXT, epilog=breaks.HELP, formatter_class=_RAW
+    )
+    _add_common(stopping)
+    breaks.declare(stopping)
+    stopping.set_defaults(run=_break)
+    text = "let go on what `break` has stopped at a device, or answer it"
+    resumed = commands.add_parser("continue", help=text, description=text)
+    _add_common(resumed)
+    resumed.add_argument("device", metavar="DEVICE", help="its name, or VM/NAME")
+    resumed.add_argument("value", nargs="?", metavar="VALUE", help="a read gives that, a write is dropped")
+    resumed.set_defaults(run=_continue)
 
 
 def _add_plugin(commands: Any) -> None:  # noqa: ANN401  # argparse has no public name for it
@@ -170,6 +186,32 @@ def _watch(client: Client, options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 0
     raise Ended
+
+
+def _break(client: Client, options: argparse.Namespace) -> int:
+    try:
+        wanted = breaks.request(options.target, options.words, options.vm, options.timeout)
+    except breaks.Unreadable as error:
+        _complain(str(error))
+        return WRONG
+    with closing(Client(options.socket)) as orders:
+        try:
+            breaks.Breaking(client, orders, options.json, options.count).run(wanted)
+        except (breaks.NoMoreLines, KeyboardInterrupt):
+            return 0
+    return 0
+
+
+def _continue(client: Client, options: argparse.Namespace) -> int:
+    vm, _, device = options.device.rpartition("/")
+    try:
+        value = None if options.value is None else int(options.value, 0)
+    except ValueError:
+        _complain(f"{options.value!r} is no number, such as 16 or 0x10")
+        return WRONG
+    answer = client.call("Continue", vm=vm or options.vm, device=device, value=value)
+    print(json.dumps(answer) if options.json else " ".join(f"#{number}" for number in answer["numbers"]))
+    return 0
 
 
 def _attach(client: Client, options: argparse.Namespace) -> int:
@@ -229,6 +271,8 @@ _REFUSALS: Final = {
     "ReloadRejected": "{plugin} is not reloaded: {place}{reason}\n{remedy}",
     "UpgradeRejected": "the daemon is not upgraded, and serves on:\n{reason}",
     "InvalidFilter": "the filter cannot be read: {reason}",
+    "UnknownRegister": "{device} has no register {register}; there are: {known}",
+    "NotStopped": "nothing stands at {device}",
     "TooManyClients": "the daemon serves {limit} control clients already",
 }
 

@@ -52,6 +52,15 @@ class Client:
         """End the connection."""
         self._socket.close()
 
+    def fileno(self) -> int:
+        """To wait for replies."""
+        return self._socket.fileno()
+
+    @property
+    def received(self) -> bool:
+        """Whether a reply, or a part of one, is here already."""
+        return bool(self._received)
+
     def call(self, method: str, **parameters: object) -> Object:
         """One call, one reply; parameters that are None are left out."""
         self._send(method, parameters, more=False)

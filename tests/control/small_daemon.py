@@ -137,6 +137,14 @@ class SmallDaemon:
         """None: these machines have exits."""
         return {}
 
+    async def withdrawn(self) -> None:
+        """Nothing stands anywhere."""
+
+    def settle(self, vm: str) -> None:
+        """Hand on what was let go."""
+        if vm in self.sessions:
+            self.sessions[vm].drain()
+
     def work(self, action: Callable[[], None]) -> None:
         """Count and run."""
         self.works += 1

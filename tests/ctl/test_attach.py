@@ -27,7 +27,7 @@ from mmiod.machine.ports import BackendStatus
 from tests.control.small_daemon import SmallDaemon, served
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @define(eq=False)
