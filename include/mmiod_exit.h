@@ -65,6 +65,9 @@ enum mmiod_msg {                         /* header.type */
     MMIOD_MSG_QUERY_CLAIMS = 74,
     MMIOD_MSG_CLAIMS = 75,               /* tail: `count` claims; sent when asked and when the map changes */
     MMIOD_MSG_SHARE = 76,                /* with a sealed memfd, an eventfd (the kick), a socket for each vCPU */
+    MMIOD_MSG_GRANT = 77,                /* it may stand until REVOKE; a DOORBELL brings 1 descriptor, an eventfd */
+    MMIOD_MSG_REVOKE = 78,               /* answered by REVOKED when it does not stand any more */
+    MMIOD_MSG_REVOKED = 79,
 };
 
 enum mmiod_capability {                  /* bits of hello and welcome */
@@ -78,6 +81,7 @@ enum mmiod_capability {                  /* bits of hello and welcome */
     MMIOD_CAPABILITY_SHARED_MEMORY = 1 << 7,
     MMIOD_CAPABILITY_PUBLISHED = 1 << 8,
     MMIOD_CAPABILITY_VECTORS = 1 << 9,   /* NEED_REGISTERS and register supplements */
+    MMIOD_CAPABILITY_GRANTS = 1 << 10,   /* pages and doorbells that need no exit; with PUBLISHED */
 };
 
 enum mmiod_source {                      /* see docs/sources.md */
@@ -204,11 +208,17 @@ enum mmiod_published_kind {
     MMIOD_PUBLISHED_KIND_CONFIG_WINDOW = 5, /* reads are those of the PCI register that `value`, as at CF8h, selects */
 };
 
+enum mmiod_grant_kind {
+    MMIOD_GRANT_KIND_PAGE = 0,           /* reads of 4096 bytes of guest memory, which no exit need be made for */
+    MMIOD_GRANT_KIND_DOORBELL = 1,       /* a write of one value to one address, which no exit need be made for */
+};
+
 enum mmiod_published_policy {            /* what needs no message now */
     MMIOD_PUBLISHED_POLICY_READ = 1 << 0,
     MMIOD_PUBLISHED_POLICY_COUNTER = 1 << 1, /* value + (guest time - since) * rate / 10^9, modulo 2^bits */
     MMIOD_PUBLISHED_POLICY_POST = 1 << 2,
     MMIOD_PUBLISHED_POLICY_OPEN = 1 << 3, /* of a DEVICE */
+    MMIOD_PUBLISHED_POLICY_ECHO = 1 << 4, /* a write of all of it that is on its way decides the bits `rate` of the value */
 };
 
 enum mmiod_error {                       /* fatal unless it says otherwise; error.fatal tells */
@@ -948,6 +958,44 @@ MMIOD_OFFSET(mmiod_msg_share, serial, 8);
 MMIOD_OFFSET(mmiod_msg_share, slots, 12);
 MMIOD_OFFSET(mmiod_msg_share, length, 16);
 
+struct mmiod_msg_grant {                 /* it may stand until REVOKE; a DOORBELL brings 1 descriptor, an eventfd */
+    struct mmiod_header header;
+    uint32_t number;                     /* of the grant; not used again on this connection */
+    uint8_t kind;                        /* a grant_kind */
+    uint8_t space;
+    uint16_t size;                       /* of a doorbell: of the write */
+    uint64_t address;
+    uint64_t value;                      /* of a doorbell: what is written; of a page: where it is in the shared memory */
+};
+MMIOD_SIZE(mmiod_msg_grant, 32);
+MMIOD_OFFSET(mmiod_msg_grant, header, 0);
+MMIOD_OFFSET(mmiod_msg_grant, number, 8);
+MMIOD_OFFSET(mmiod_msg_grant, kind, 12);
+MMIOD_OFFSET(mmiod_msg_grant, space, 13);
+MMIOD_OFFSET(mmiod_msg_grant, size, 14);
+MMIOD_OFFSET(mmiod_msg_grant, address, 16);
+MMIOD_OFFSET(mmiod_msg_grant, value, 24);
+
+struct mmiod_msg_revoke {                /* answered by REVOKED when it does not stand any more */
+    struct mmiod_header header;
+    uint32_t number;
+    uint32_t reserved;
+};
+MMIOD_SIZE(mmiod_msg_revoke, 16);
+MMIOD_OFFSET(mmiod_msg_revoke, header, 0);
+MMIOD_OFFSET(mmiod_msg_revoke, number, 8);
+MMIOD_OFFSET(mmiod_msg_revoke, reserved, 12);
+
+struct mmiod_msg_revoked {
+    struct mmiod_header header;
+    uint32_t number;
+    uint32_t reserved;
+};
+MMIOD_SIZE(mmiod_msg_revoked, 16);
+MMIOD_OFFSET(mmiod_msg_revoked, header, 0);
+MMIOD_OFFSET(mmiod_msg_revoked, number, 8);
+MMIOD_OFFSET(mmiod_msg_revoked, reserved, 12);
+
 struct mmiod_shared_header {             /* at 0 of the shared memory; the slot of vCPU n is at 4096 * (1 + n) */
     uint32_t daemon_sleeps;              /* not 0: the daemon waits for the kick */
     uint32_t reserved;
@@ -1027,7 +1075,7 @@ struct mmiod_published_row {
     uint64_t value;
     uint64_t affected;                   /* bit n: it waits for posted writes to row device + 1 + n */
     uint64_t since;                      /* of a counter: guest time of `value`, in ns; of spans and windows: their length */
-    uint64_t rate;                       /* of a counter: Hz; of a window: the other space */
+    uint64_t rate;                       /* of a counter: Hz; of a window: the other space; of ECHO: bits of the value */
     uint64_t bits;                       /* of a counter: its width */
 };
 MMIOD_SIZE(mmiod_published_row, 64);
@@ -1090,6 +1138,9 @@ union mmiod_message {                    /* any message, as header.type says */
     struct mmiod_msg_query_claims query_claims;
     struct mmiod_msg_claims claims;
     struct mmiod_msg_share share;
+    struct mmiod_msg_grant grant;
+    struct mmiod_msg_revoke revoke;
+    struct mmiod_msg_revoked revoked;
     uint8_t bytes[MMIOD_EXIT_MAX_MESSAGE];
 };
 
@@ -1137,6 +1188,9 @@ static inline uint32_t mmiod_message_size(uint16_t type)
     case MMIOD_MSG_QUERY_CLAIMS: return sizeof(struct mmiod_msg_query_claims);
     case MMIOD_MSG_CLAIMS: return sizeof(struct mmiod_msg_claims);
     case MMIOD_MSG_SHARE: return sizeof(struct mmiod_msg_share);
+    case MMIOD_MSG_GRANT: return sizeof(struct mmiod_msg_grant);
+    case MMIOD_MSG_REVOKE: return sizeof(struct mmiod_msg_revoke);
+    case MMIOD_MSG_REVOKED: return sizeof(struct mmiod_msg_revoked);
     default: return 0;
     }
 }
@@ -2375,9 +2429,16 @@ static inline int mmiod_reply(const struct mmiod_client *client, void *body, siz
 #define MMIOD_VIEW_PLACES 8192u       /* a power of two, and more than there are rows */
 #define MMIOD_VIEW_SPANS 64u
 
+struct mmiod_view_span {
+    uint64_t first;
+    uint64_t last;
+    uint8_t space;
+    uint16_t row;
+};
+
 struct mmiod_view {
-    uint64_t generation;              /* of the table that the rest is about */
-    uint16_t spans[MMIOD_VIEW_SPANS]; /* rows */
+    uint64_t generation;                            /* of the table that the rest is about */
+    struct mmiod_view_span spans[MMIOD_VIEW_SPANS]; /* and windows */
     uint32_t span_count;
     uint16_t places[MMIOD_VIEW_PLACES]; /* rows plus 1, by mmiod_view_place of their address; 0: none */
     /* For the caller to read. */
@@ -2424,8 +2485,13 @@ static inline int mmiod_view_build(struct mmiod_view *view, const struct mmiod_s
         if (rows[row].kind == MMIOD_PUBLISHED_KIND_DEVICE)
             continue;
         if (rows[row].kind >= MMIOD_PUBLISHED_KIND_SPAN) {
-            if (view->span_count < MMIOD_VIEW_SPANS)
-                view->spans[view->span_count++] = (uint16_t)row;
+            if (view->span_count < MMIOD_VIEW_SPANS) {
+                struct mmiod_view_span *span = &view->spans[view->span_count++];
+                span->first = rows[row].address;
+                span->last = rows[row].address + (rows[row].since - 1);
+                span->space = rows[row].space;
+                span->row = (uint16_t)row;
+            }
             continue;
         }
         while (view->places[place])
@@ -2501,10 +2567,10 @@ static inline const struct mmiod_published_row *mmiod_span_at(const struct mmiod
     uint32_t n;
 
     for (n = 0; n < client->view->span_count; n++) {
-        const struct mmiod_published_row *row = &rows[client->view->spans[n]];
-        if (row->space == space && address >= row->address && address - row->address < row->since &&
-            size <= row->since - (address - row->address))
-            return row;
+        const struct mmiod_view_span *span = &client->view->spans[n];
+        if (span->space == space && address >= span->first && address <= span->last &&
+            size - 1u <= span->last - address)
+            return &rows[span->row];
     }
     return NULL;
 }
@@ -2530,7 +2596,8 @@ static inline int mmiod_affects(const struct mmiod_client *client, const struct 
                 found->kind != MMIOD_PUBLISHED_KIND_WRITE || entry->address - base >= found->size)
                 continue;
             known = 1;
-            if (found->device == row->device && row->affected >> ((number - row->device - 1) & 63) & 1)
+            number -= row->device + 1;
+            if (found->device == row->device && number < 64 && row->affected >> number & 1)
                 return 1;
         }
     }
@@ -2581,6 +2648,35 @@ static inline int mmiod_drained(struct mmiod_client *client, const struct mmiod_
             return 1;
     }
     return 0;
+}
+
+/*
+ * What posted writes under way leave in a register that echoes them: 1, if they are one vCPU's and
+ * all that `row` would wait for, else 0.
+ */
+static inline int mmiod_echo(const struct mmiod_client *client, const struct mmiod_published_row *row,
+                             uint64_t *written)
+{
+    uint32_t vcpu, writers = 0;
+
+    for (vcpu = 0; vcpu < client->shared->slots; vcpu++) {
+        const struct mmiod_shared_slot *slot = mmiod_slot(client->shared, vcpu);
+        uint64_t posted = __atomic_load_n(&slot->posted, __ATOMIC_ACQUIRE);
+        uint64_t applied = __atomic_load_n(&slot->applied, __ATOMIC_ACQUIRE);
+        uint64_t sequence, last = 0;
+        for (sequence = posted; sequence > applied; sequence--) {
+            const struct mmiod_shared_posted *entry = &slot->ring[sequence % MMIOD_SHARED_RING];
+            if (!mmiod_affects(client, entry, row))
+                continue;
+            if (entry->space != row->space || entry->address != row->address || entry->size != row->size)
+                return 0;
+            if (!last)
+                *written = entry->value;
+            last = sequence;
+        }
+        writers += last != 0;
+    }
+    return writers == 1;
 }
 
 /* A counter's value now; 0 where <time.h> hides POSIX (define _POSIX_C_SOURCE before it). */
@@ -2640,8 +2736,8 @@ static inline int mmiod_read_published(struct mmiod_client *client, uint8_t spac
                                        uint16_t size, uint64_t *value)
 {
     const struct mmiod_published_row *row;
-    uint64_t policy, gate, found;
-    int hops;
+    uint64_t policy, gate, found, written = 0;
+    int hops, echoed;
 
     if (!mmiod_view_ready(client))
         return 0;
@@ -2661,7 +2757,9 @@ static inline int mmiod_read_published(struct mmiod_client *client, uint8_t spac
             return 1;
         }
     }
-    if (!mmiod_drained(client, row))
+    policy = mmiod_row_policy(mmiod_rows(client->shared), row, &gate);
+    echoed = policy & MMIOD_PUBLISHED_POLICY_ECHO && mmiod_echo(client, row, &written);
+    if (!echoed && !mmiod_drained(client, row))
         return 0;
     policy = mmiod_row_policy(mmiod_rows(client->shared), row, &gate);
     if (policy & MMIOD_PUBLISHED_POLICY_READ)
@@ -2670,6 +2768,8 @@ static inline int mmiod_read_published(struct mmiod_client *client, uint8_t spac
         return 0;
     if (!mmiod_row_stands(client, row, policy, gate))
         return 0;
+    if (echoed)
+        found = (found & ~row->rate) | (written & row->rate);
     *value = mmiod_part(found, row->kind == MMIOD_PUBLISHED_KIND_SPAN ? 0 : address - row->address, size);
     client->view->loads++;
     return 1;
@@ -2681,14 +2781,21 @@ static inline int mmiod_post_published(struct mmiod_client *client, uint8_t spac
 {
     const struct mmiod_published_row *row;
     uint64_t policy, gate;
-    int result;
+    int hops, result;
 
     if (!mmiod_view_ready(client))
         return 0;
-    row = mmiod_row_at(client, space, MMIOD_PUBLISHED_KIND_WRITE, address, size);
-    if (!row)
+    for (hops = 0; !(row = mmiod_row_at(client, space, MMIOD_PUBLISHED_KIND_WRITE, address, size)); hops++) {
         row = mmiod_span_at(client, space, address, size);
-    if (!row || !mmiod_drained(client, row))
+        if (!row || hops > 1 || address % size)
+            return 0;
+        if (row->kind == MMIOD_PUBLISHED_KIND_SPAN)
+            break;
+        result = mmiod_through(client, row, &space, &address);
+        if (result != 1)
+            return 0;
+    }
+    if (!mmiod_drained(client, row))
         return 0;
     policy = mmiod_row_policy(mmiod_rows(client->shared), row, &gate);
     if (!(policy & MMIOD_PUBLISHED_POLICY_POST) || !mmiod_row_stands(client, row, policy, gate))

@@ -20,9 +20,12 @@ from mmiod.protocol.exit.client import Client
 from mmiod.protocol.exit.table import NUMBERS
 from mmiod.vmm.accelerator import Accelerator
 from mmiod.vmm.clock import MAX_SHIFT, DaemonClock, InstructionClock
+from mmiod.vmm.fixtures import Fixtures
 from mmiod.vmm.guest import GuestMemory
-from mmiod.vmm.link import Alarm, HandOver, Link, connect_to
+from mmiod.vmm.link import HandOver, Link
+from mmiod.vmm.slot import OFFERED
 from mmiod.vmm.vcpu import Vcpu
+from mmiod.vmm.wire import Alarm, connect_to
 
 CAPABILITY: Final = NUMBERS["capability"]
 NAME_LENGTH: Final = 32
@@ -75,7 +78,11 @@ def _run(options: argparse.Namespace, memory: GuestMemory) -> int:
     vcpu = Vcpu(link, memory, clock, engine.build, options.hand_over)
     with contextlib.closing(link):
         link.open()
-        return vcpu.run()
+        try:
+            return vcpu.run()
+        finally:
+            if options.stats:
+                print(f"mmiod-vmm: {link.tally}", file=sys.stderr)
 
 
 def _client(options: argparse.Namespace, engine: _Engine) -> Client:
@@ -84,11 +91,19 @@ def _client(options: argparse.Namespace, engine: _Engine) -> Client:
         required.add("GUEST_TIME")
     if options.hand_over is not None:
         required.add("SAVE")
+    optional = {"REQUESTS", "VECTORS"}
+    if options.transport == "slots":
+        required.add("SHARED_MEMORY")
+    if options.transport != "socket" and OFFERED:
+        # What a posted write leads to would happen at another instruction in each run.
+        optional |= {"SHARED_MEMORY"} if options.icount is not None else {"SHARED_MEMORY", "PUBLISHED"}
+    if "PUBLISHED" in optional and options.accel == "kvm":
+        optional.add("GRANTS")
     return Client(
         options.vm,
         vcpus=1,
         required=sum(CAPABILITY[name] for name in required),
-        optional=CAPABILITY["REQUESTS"] | CAPABILITY["VECTORS"],
+        optional=sum(CAPABILITY[name] for name in optional - required),
         vendor="mmiod-vmm",
         bitness=engine.bitness,
         physical_bits=engine.physical_bits,
@@ -124,7 +139,7 @@ def _kvm(options: argparse.Namespace) -> _Engine:
 
     def build(vcpu: Vcpu) -> Accelerator:
         cpu = KvmCpu(kvm, vcpu.memory, vcpu.perform, ring)
-        vcpu.link.controller = cpu.irqchip
+        vcpu.link.controller, vcpu.link.fixtures = cpu.irqchip, Fixtures(cpu.fixtures)
         return cpu
 
     return _Engine(64, kvm.processor.physical_bits, build, alarm)
@@ -170,6 +185,15 @@ def _parser() -> argparse.ArgumentParser:
         default=10.0,
         metavar="SECONDS",
         help="how long to look for a daemon that is not there (default: 10)",
+    )
+    parser.add_argument(
+        "--transport",
+        choices=("socket", "slots", "auto"),
+        default="auto",
+        help="how exits travel; auto: in shared memory where the daemon has it (default: auto)",
+    )
+    parser.add_argument(
+        "--stats", action="store_true", help="at the end tell on stderr how many accesses needed what"
     )
     parser.add_argument(
         "--hand-over",

@@ -29,6 +29,7 @@ import struct
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from fcntl import ioctl
 from typing import Final, Self
 
@@ -40,6 +41,7 @@ from mmiod.vmm import kvm_abi as abi
 from mmiod.vmm.accelerator import Halted, Paused, Perform, Stop, Touched, TripleFault, Unable
 from mmiod.vmm.guest import GuestMemory
 from mmiod.vmm.kvm_cpuid import Processor
+from mmiod.vmm.kvm_fixtures import KvmFixtures
 from mmiod.vmm.kvm_irqchip import KernelIrqchip
 from mmiod.vmm.kvm_registers import Registers
 from mmiod.vmm.kvm_vectors import Image
@@ -55,6 +57,7 @@ NEEDED: Final = {
     abi.KVM_CAP_SYNC_REGS: "copies of registers",
     abi.KVM_CAP_READONLY_MEM: "read-only memory",
     abi.KVM_CAP_IMMEDIATE_EXIT: "immediate exit",
+    abi.KVM_CAP_IOEVENTFD: "eventfds for writes",
 }
 """Capabilities without which this module cannot work."""
 NEEDED_FOR_IRQCHIP: Final = {
@@ -115,18 +118,22 @@ class Kvm:
         Raises:
             Unavailable: it is not there, not ours to use, or too old.
         """
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            version = ioctl(descriptor, abi.KVM_GET_API_VERSION, 0)
-        except OSError as error:
-            raise Unavailable(f"--accel kvm needs {path}: {_ADVICE.get(type(error), error)}") from error
-        if version != abi.API_VERSION:
-            raise Unavailable(f"{path} has API version {version}, not {abi.API_VERSION}")
-        needed = NEEDED | NEEDED_FOR_IRQCHIP if irqchip else NEEDED
-        missing = [name for number, name in needed.items() if not _has(descriptor, number)]
-        if missing:
-            raise Unavailable(f"this kernel's KVM lacks {', '.join(missing)}")
-        return cls(descriptor, Processor.supported(descriptor, vectors=vectors))
+        with ExitStack() as stack:
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                stack.callback(os.close, descriptor)
+                version = ioctl(descriptor, abi.KVM_GET_API_VERSION, 0)
+            except OSError as error:
+                raise Unavailable(f"--accel kvm needs {path}: {_ADVICE.get(type(error), error)}") from error
+            if version != abi.API_VERSION:
+                raise Unavailable(f"{path} has API version {version}, not {abi.API_VERSION}")
+            needed = NEEDED | NEEDED_FOR_IRQCHIP if irqchip else NEEDED
+            missing = [name for number, name in needed.items() if not _has(descriptor, number)]
+            if missing:
+                raise Unavailable(f"this kernel's KVM lacks {', '.join(missing)}")
+            kvm = cls(descriptor, Processor.supported(descriptor, vectors=vectors))
+            weakref.finalize(kvm, stack.pop_all().close)
+            return kvm
 
     def has(self, capability: int) -> bool:
         """Whether this KVM has a capability."""
@@ -159,6 +166,7 @@ class KvmCpu:
         self._has_read: tuple[int, int] | None = None
         """Where the instruction is for which KVM read a device last."""
         vm = ioctl(kvm.descriptor, abi.KVM_CREATE_VM, 0)
+        self.fixtures = KvmFixtures(vm)
         self.irqchip = None if ring is None else KernelIrqchip(vm, ring)
         self._vcpu = ioctl(vm, abi.KVM_CREATE_VCPU, 0)
         if self.irqchip is not None:

@@ -45,6 +45,7 @@ KVM_IRQ_LINE: Final = _io(0x61, _WRITE, 8)
 KVM_GET_IRQCHIP: Final = _io(0x62, _READ | _WRITE, IRQCHIP_SIZE)
 KVM_SET_IRQCHIP: Final = _io(0x63, _READ, IRQCHIP_SIZE)
 KVM_IRQFD: Final = _io(0x76, _WRITE, 32)
+KVM_IOEVENTFD: Final = _io(0x79, _WRITE, 64)
 KVM_RUN: Final = _io(0x80)
 KVM_GET_REGS: Final = _io(0x81, _READ, REGS_SIZE)
 KVM_SET_REGS: Final = _io(0x82, _WRITE, REGS_SIZE)
@@ -76,6 +77,7 @@ KVM_SET_XCRS: Final = _io(0xA7, _WRITE, XCRS_SIZE)
 KVM_CAP_IRQCHIP: Final = 0
 KVM_CAP_USER_MEMORY: Final = 3
 KVM_CAP_EXT_CPUID: Final = 7
+KVM_CAP_IOEVENTFD: Final = 36
 KVM_CAP_VCPU_EVENTS: Final = 41
 KVM_CAP_DEBUGREGS: Final = 50
 KVM_CAP_XSAVE: Final = 55
@@ -144,6 +146,11 @@ MSI: Final = struct.Struct("<4I16x")
 MEMORY_REGION: Final = struct.Struct("<IIQQQ")
 """slot, flags, gpa, length, address in this process."""
 KVM_MEM_READONLY: Final = 2
+IOEVENTFD: Final = struct.Struct("<QQIiI36x")
+"""datamatch, address, length, eventfd, flags."""
+KVM_IOEVENTFD_FLAG_DATAMATCH: Final = 1
+KVM_IOEVENTFD_FLAG_PIO: Final = 2
+KVM_IOEVENTFD_FLAG_DEASSIGN: Final = 4
 REGS: Final = struct.Struct("<18Q")
 """rax rbx rcx rdx rsi rdi rsp rbp r8..r15 rip rflags."""
 SEGMENT: Final = struct.Struct("<QIH9Bx")

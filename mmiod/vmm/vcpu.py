@@ -21,6 +21,7 @@ from mmiod.errors import MmiodError
 from mmiod.protocol.exit.sourced import Reply
 from mmiod.protocol.exit.table import NUMBERS
 from mmiod.values import (
+    READ,
     AcknowledgeExit,
     Completion,
     DecodedExit,
@@ -185,6 +186,10 @@ class Vcpu:
         Raises:
             Stuck: the address is nobody's and its range says `forward`.
         """
+        if count == 1:
+            answer = self._unsent(space, direction, address, size, data)
+            if answer is not None:
+                return answer
         stride = 1 if count > 1 and space is Space.MMIO else 0
         exit_ = DecodedExit(NUMBER, 0, space, direction, address, size, count, stride, data)
         completion = self._exchange(exit_)
@@ -193,6 +198,14 @@ class Vcpu:
             what = f"{direction.name} of {space.name} {address:#x}, {size} bytes"
             raise Stuck(f"{what}: {_verdict(completion)} ({self._place()})")
         return completion.data
+
+    def _unsent(
+        self, space: Space, direction: Direction, address: int, size: int, data: bytes
+    ) -> bytes | None:
+        """The answer to an access that needs no message, else None."""
+        if direction == READ:
+            return self.link.load(space, address, size)
+        return b"" if self.link.store(space, address, data) else None
 
     # --- completions of raw exits ----------------------------------------------------------
 

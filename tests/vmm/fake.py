@@ -26,10 +26,13 @@ from mmiod.values import Completion, DecodedExit, Direction, Exit, HaltExit, Tic
 from mmiod.vmm.accelerator import Accelerator
 from mmiod.vmm.clock import Clock, DaemonClock, InstructionClock
 from mmiod.vmm.guest import GuestMemory
-from mmiod.vmm.link import Alarm, Link
+from mmiod.vmm.link import Link
 from mmiod.vmm.vcpu import Vcpu
+from mmiod.vmm.wire import Alarm
 
 MAX_RESETS = 3
+SHARED = sum(NUMBERS["capability"][name] for name in ("SHARED_MEMORY", "PUBLISHED", "GRANTS"))
+"""Capabilities that it does not offer: tests of those have the real daemon."""
 EXIT_PORT = 0xF4
 """A write here ends the run with the value as exit code."""
 TOKEN = b"0123456789abcdef"
@@ -192,7 +195,7 @@ class FakeDaemon:
             NUMBERS["welcome_flag"]["CONTINUED"] if continued else 0,
             version=1,
             token=TOKEN,
-            capabilities=hello.required | hello.optional,
+            capabilities=hello.required | hello.optional & ~SHARED,
         )
 
     def _exit(self, connection: socket.socket, arrived: Arrived) -> bool:

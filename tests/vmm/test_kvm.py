@@ -60,7 +60,7 @@ def _bounded() -> Iterator[None]:
         raise AssertionError("the guest did not come to its end")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(20)
+    signal.alarm(60)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

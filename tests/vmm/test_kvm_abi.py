@@ -35,6 +35,7 @@ STRUCTS = {
     "IRQ_LEVEL": "kvm_irq_level: irq level",
     "IRQFD": "kvm_irqfd: fd gsi flags resamplefd",
     "MSI": "kvm_msi: address_lo address_hi data flags",
+    "IOEVENTFD": "kvm_ioeventfd: datamatch addr len fd flags",
     "MEMORY_REGION": ("kvm_userspace_memory_region: slot flags guest_phys_addr memory_size userspace_addr"),
     "REGS": "kvm_regs: rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags",
     "SEGMENT": "kvm_segment: base limit selector type present dpl db s l g avl unusable",

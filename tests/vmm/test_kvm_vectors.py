@@ -26,7 +26,9 @@ SOURCE = Path(__file__).with_name("xsave.c")
 
 def cpu() -> KvmCpu:
     """One with all vector registers."""
-    made = KvmCpu(Kvm.open(vectors=True), GuestMemory.create(1, firmware("f4")), lambda *_: b"")
+    memory = GuestMemory.create(1, firmware("f4"))
+    memory.close()  # it is mapped
+    made = KvmCpu(Kvm.open(vectors=True), memory, lambda *_: b"")
     xcrs = abi.XCR.pack(1, 0, 0, 0, 0xE7)
     ioctl(made.registers.descriptor, abi.KVM_SET_XCRS, xcrs.ljust(abi.XCRS_SIZE, b"\0"))
     return made

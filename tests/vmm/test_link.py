@@ -14,7 +14,9 @@ from mmiod.protocol.exit.events import Pause, Reset, Restore, Save
 from mmiod.protocol.exit.table import NUMBERS
 from mmiod.values import READ, Completion, DecodedExit, Exit, HaltExit, Space, Values
 from mmiod.vmm.guest import GuestMemory
-from mmiod.vmm.link import HandOver, Link, LinkLost, Refused, connect_to
+from mmiod.vmm.link import HandOver, Link
+from mmiod.vmm.session import LinkLost, Refused
+from mmiod.vmm.wire import connect_to
 from tests.vmm.fake import EXIT, TOKEN, VM, FakeDaemon, firmware, guest, ports
 
 COUNTING = "b003 e680 fec8 75fa" + EXIT

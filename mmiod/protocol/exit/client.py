@@ -119,6 +119,16 @@ class Client:
         state.posted.append((state.posted_sequence, message))
         return message
 
+    def posted(self, vcpu: int) -> int:
+        """The number of the last posted write."""
+        return self._states[vcpu].posted_sequence
+
+    def applied(self, vcpu: int, sequence: int) -> None:
+        """Posted writes up to this one have reached their devices."""
+        posted = self._states[vcpu].posted
+        while posted and posted[0][0] <= sequence:
+            posted.popleft()
+
     # --- requests: (serial, bytes); the ACK or ERROR carries the serial --------------
 
     def map(
@@ -169,6 +179,10 @@ class Client:
         """Restore the devices' state from the descriptor that goes along."""
         return self._request("RESTORE", length=length)
 
+    def share(self, slots: int, length: int) -> tuple[int, bytes]:
+        """Offer shared memory; its descriptors go along: memfd, kick, a socket for each slot."""
+        return self._request("SHARE", slots=slots, length=length)
+
     def query_claims(self) -> tuple[int, bytes]:
         """Ask for the address map, which comes as CLAIMS."""
         return self._request("QUERY_CLAIMS")
@@ -176,6 +190,10 @@ class Client:
     def eoi(self, line: int) -> bytes:
         """The guest acknowledged the level interrupt of `line`; nothing answers."""
         return pack("EOI", line=line)
+
+    def revoked(self, number: int) -> bytes:
+        """What was granted under this number does not stand any more; nothing answers."""
+        return pack("REVOKED", number=number)
 
     def _request(self, name: str, *, flags: int = 0, **fields: int) -> tuple[int, bytes]:
         serial = next(self._serials)
@@ -206,8 +224,7 @@ class Client:
         if done.vcpu >= self.vcpus:
             raise ProtocolError(ERROR["RANGE"], "completion.vcpu", done.vcpu, f"there are {self.vcpus}")
         state = self._states[done.vcpu]
-        while state.posted and state.posted[0][0] <= done.posted:
-            state.posted.popleft()
+        self.applied(done.vcpu, done.posted)
         if 0 < done.sequence <= state.dropped:
             return
         if done.sequence != state.sequence or not state.pending:

@@ -148,6 +148,13 @@ class Share:
     length: int
 
 
+@frozen
+class Revoked:
+    """What was granted under this number does not stand in the hypervisor any more."""
+
+    number: int
+
+
 # --- towards the client --------------------------------------------------------------
 
 
@@ -229,6 +236,25 @@ class Request:
 
 
 @frozen
+class Grant:
+    """What may stand in the hypervisor until it is revoked; `kind` is a number of `enum grant_kind`."""
+
+    number: int
+    kind: int
+    space: int
+    size: int
+    address: int
+    value: int
+
+
+@frozen
+class Revoke:
+    """What was granted under this number ends."""
+
+    number: int
+
+
+@frozen
 class Claim:
     """A range of an address space and who answers there; `length` 2^64 is the whole space."""
 
@@ -251,6 +277,8 @@ class Claims:
 
 ToDaemon = (
     Arrived | PostedWrite | Hello | Map | Unmap | Remap | Eoi | Reset | Pause | Resume | Save | Restore
-    | QueryClaims | Share
+    | QueryClaims | Share | Revoked
 )  # fmt: skip
-ToClient = Completed | Welcome | Resumed | Ack | Error | SetLevel | Msi | Intr | Request | Claims
+ToClient = (
+    Completed | Welcome | Resumed | Ack | Error | SetLevel | Msi | Intr | Request | Claims | Grant | Revoke
+)  # fmt: skip

@@ -20,9 +20,16 @@
 #define MMIOD_VIEW_PLACES 8192u       /* a power of two, and more than there are rows */
 #define MMIOD_VIEW_SPANS 64u
 
+struct mmiod_view_span {
+    uint64_t first;
+    uint64_t last;
+    uint8_t space;
+    uint16_t row;
+};
+
 struct mmiod_view {
-    uint64_t generation;              /* of the table that the rest is about */
-    uint16_t spans[MMIOD_VIEW_SPANS]; /* rows */
+    uint64_t generation;                            /* of the table that the rest is about */
+    struct mmiod_view_span spans[MMIOD_VIEW_SPANS]; /* and windows */
     uint32_t span_count;
     uint16_t places[MMIOD_VIEW_PLACES]; /* rows plus 1, by mmiod_view_place of their address; 0: none */
     /* For the caller to read. */
@@ -69,8 +76,13 @@ static inline int mmiod_view_build(struct mmiod_view *view, const struct mmiod_s
         if (rows[row].kind == MMIOD_PUBLISHED_KIND_DEVICE)
             continue;
         if (rows[row].kind >= MMIOD_PUBLISHED_KIND_SPAN) {
-            if (view->span_count < MMIOD_VIEW_SPANS)
-                view->spans[view->span_count++] = (uint16_t)row;
+            if (view->span_count < MMIOD_VIEW_SPANS) {
+                struct mmiod_view_span *span = &view->spans[view->span_count++];
+                span->first = rows[row].address;
+                span->last = rows[row].address + (rows[row].since - 1);
+                span->space = rows[row].space;
+                span->row = (uint16_t)row;
+            }
             continue;
         }
         while (view->places[place])
@@ -146,10 +158,10 @@ static inline const struct mmiod_published_row *mmiod_span_at(const struct mmiod
     uint32_t n;
 
     for (n = 0; n < client->view->span_count; n++) {
-        const struct mmiod_published_row *row = &rows[client->view->spans[n]];
-        if (row->space == space && address >= row->address && address - row->address < row->since &&
-            size <= row->since - (address - row->address))
-            return row;
+        const struct mmiod_view_span *span = &client->view->spans[n];
+        if (span->space == space && address >= span->first && address <= span->last &&
+            size - 1u <= span->last - address)
+            return &rows[span->row];
     }
     return NULL;
 }
@@ -175,7 +187,8 @@ static inline int mmiod_affects(const struct mmiod_client *client, const struct 
                 found->kind != MMIOD_PUBLISHED_KIND_WRITE || entry->address - base >= found->size)
                 continue;
             known = 1;
-            if (found->device == row->device && row->affected >> ((number - row->device - 1) & 63) & 1)
+            number -= row->device + 1;
+            if (found->device == row->device && number < 64 && row->affected >> number & 1)
                 return 1;
         }
     }
@@ -226,6 +239,35 @@ static inline int mmiod_drained(struct mmiod_client *client, const struct mmiod_
             return 1;
     }
     return 0;
+}
+
+/*
+ * What posted writes under way leave in a register that echoes them: 1, if they are one vCPU's and
+ * all that `row` would wait for, else 0.
+ */
+static inline int mmiod_echo(const struct mmiod_client *client, const struct mmiod_published_row *row,
+                             uint64_t *written)
+{
+    uint32_t vcpu, writers = 0;
+
+    for (vcpu = 0; vcpu < client->shared->slots; vcpu++) {
+        const struct mmiod_shared_slot *slot = mmiod_slot(client->shared, vcpu);
+        uint64_t posted = __atomic_load_n(&slot->posted, __ATOMIC_ACQUIRE);
+        uint64_t applied = __atomic_load_n(&slot->applied, __ATOMIC_ACQUIRE);
+        uint64_t sequence, last = 0;
+        for (sequence = posted; sequence > applied; sequence--) {
+            const struct mmiod_shared_posted *entry = &slot->ring[sequence % MMIOD_SHARED_RING];
+            if (!mmiod_affects(client, entry, row))
+                continue;
+            if (entry->space != row->space || entry->address != row->address || entry->size != row->size)
+                return 0;
+            if (!last)
+                *written = entry->value;
+            last = sequence;
+        }
+        writers += last != 0;
+    }
+    return writers == 1;
 }
 
 /* A counter's value now; 0 where <time.h> hides POSIX (define _POSIX_C_SOURCE before it). */
@@ -285,8 +327,8 @@ static inline int mmiod_read_published(struct mmiod_client *client, uint8_t spac
                                        uint16_t size, uint64_t *value)
 {
     const struct mmiod_published_row *row;
-    uint64_t policy, gate, found;
-    int hops;
+    uint64_t policy, gate, found, written = 0;
+    int hops, echoed;
 
     if (!mmiod_view_ready(client))
         return 0;
@@ -306,7 +348,9 @@ static inline int mmiod_read_published(struct mmiod_client *client, uint8_t spac
             return 1;
         }
     }
-    if (!mmiod_drained(client, row))
+    policy = mmiod_row_policy(mmiod_rows(client->shared), row, &gate);
+    echoed = policy & MMIOD_PUBLISHED_POLICY_ECHO && mmiod_echo(client, row, &written);
+    if (!echoed && !mmiod_drained(client, row))
         return 0;
     policy = mmiod_row_policy(mmiod_rows(client->shared), row, &gate);
     if (policy & MMIOD_PUBLISHED_POLICY_READ)
@@ -315,6 +359,8 @@ static inline int mmiod_read_published(struct mmiod_client *client, uint8_t spac
         return 0;
     if (!mmiod_row_stands(client, row, policy, gate))
         return 0;
+    if (echoed)
+        found = (found & ~row->rate) | (written & row->rate);
     *value = mmiod_part(found, row->kind == MMIOD_PUBLISHED_KIND_SPAN ? 0 : address - row->address, size);
     client->view->loads++;
     return 1;
@@ -326,14 +372,21 @@ static inline int mmiod_post_published(struct mmiod_client *client, uint8_t spac
 {
     const struct mmiod_published_row *row;
     uint64_t policy, gate;
-    int result;
+    int hops, result;
 
     if (!mmiod_view_ready(client))
         return 0;
-    row = mmiod_row_at(client, space, MMIOD_PUBLISHED_KIND_WRITE, address, size);
-    if (!row)
+    for (hops = 0; !(row = mmiod_row_at(client, space, MMIOD_PUBLISHED_KIND_WRITE, address, size)); hops++) {
         row = mmiod_span_at(client, space, address, size);
-    if (!row || !mmiod_drained(client, row))
+        if (!row || hops > 1 || address % size)
+            return 0;
+        if (row->kind == MMIOD_PUBLISHED_KIND_SPAN)
+            break;
+        result = mmiod_through(client, row, &space, &address);
+        if (result != 1)
+            return 0;
+    }
+    if (!mmiod_drained(client, row))
         return 0;
     policy = mmiod_row_policy(mmiod_rows(client->shared), row, &gate);
     if (!(policy & MMIOD_PUBLISHED_POLICY_POST) || !mmiod_row_stands(client, row, policy, gate))

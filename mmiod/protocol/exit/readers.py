@@ -50,6 +50,8 @@ RANGES: Final[dict[str, tuple[int, int]]] = {
     "set_level.level": (0, 1),
     "intr.level": (0, 1),
     "request.kind": _span(NUMBERS["request_kind"]),
+    "grant.kind": _span(NUMBERS["grant_kind"]),
+    "grant.space": (0, len(Space) - 1),
 }
 """What numbers of control messages may hold, both ends included; the others anything."""
 
@@ -192,6 +194,9 @@ CONTROL: Final[dict[str, type[Event]]] = {
     "REQUEST": events.Request,
     "QUERY_CLAIMS": events.QueryClaims,
     "SHARE": events.Share,
+    "GRANT": events.Grant,
+    "REVOKE": events.Revoke,
+    "REVOKED": events.Revoked,
 }
 _DIRECT: Final[dict[int, Reader]] = {
     sourced.SOURCE.type: _source,

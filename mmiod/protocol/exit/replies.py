@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from attrs import asdict
+
 from mmiod.errors import ProtocolError
 from mmiod.protocol.exit.codec import BY_NAME, pack, structure
-from mmiod.protocol.exit.events import WHOLE_MACHINE, Claim
+from mmiod.protocol.exit.events import WHOLE_MACHINE, Claim, Grant
 from mmiod.protocol.exit.readers import SPAN
 from mmiod.protocol.exit.table import MAX_MESSAGE
 
@@ -59,6 +61,16 @@ def msi(address: int, data: int) -> bytes:
 def request(kind: int, vcpu: int | None = None, value: int = 0) -> bytes:
     """A device asks the hypervisor; `kind` is a number of `enum request_kind`, None the machine."""
     return pack("REQUEST", kind=kind, vcpu=WHOLE_MACHINE if vcpu is None else vcpu, value=value)
+
+
+def grant(given: Grant) -> bytes:
+    """This may stand in the hypervisor."""
+    return pack("GRANT", **asdict(given))
+
+
+def revoke(number: int) -> bytes:
+    """That may not stand there any more."""
+    return pack("REVOKE", number=number)
 
 
 def claims(serial: int, ranges: Sequence[Claim]) -> list[bytes]:

@@ -59,6 +59,7 @@ NEEDS: Final = {
     BY_NAME["EXIT_INTA"].type: "INTR",
     BY_NAME["EOI"].type: "LEVELS",
     BY_NAME["SHARE"].type: "SHARED_MEMORY",
+    BY_NAME["REVOKED"].type: "GRANTS",
 }
 """The capability without which a message makes no sense."""
 

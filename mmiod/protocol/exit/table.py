@@ -341,6 +341,22 @@ message SHARE 76 to-daemon         # with a sealed memfd, an eventfd (the kick),
     u32 slots               # as many as the session has vCPUs
     u64 length              # of the memfd: 4096 * (1 + slots) bytes or more
 
+message GRANT 77 to-client         # it may stand until REVOKE; a DOORBELL brings 1 descriptor, an eventfd
+    u32 number              # of the grant; not used again on this connection
+    u8 kind                 # a grant_kind
+    u8 space
+    u16 size                # of a doorbell: of the write
+    u64 address
+    u64 value               # of a doorbell: what is written; of a page: where it is in the shared memory
+
+message REVOKE 78 to-client        # answered by REVOKED when it does not stand any more
+    u32 number
+    u32 reserved
+
+message REVOKED 79 to-daemon
+    u32 number
+    u32 reserved
+
 struct shared_header        # at 0 of the shared memory; the slot of vCPU n is at 4096 * (1 + n)
     u32 daemon_sleeps       # not 0: the daemon waits for the kick
     u32 reserved
@@ -386,7 +402,7 @@ struct published_row
     u64 value
     u64 affected            # bit n: it waits for posted writes to row device + 1 + n
     u64 since               # of a counter: guest time of `value`, in ns; of spans and windows: their length
-    u64 rate                # of a counter: Hz; of a window: the other space
+    u64 rate                # of a counter: Hz; of a window: the other space; of ECHO: bits of the value
     u64 bits                # of a counter: its width
 
 enum capability             # bits of hello and welcome
@@ -400,6 +416,7 @@ enum capability             # bits of hello and welcome
     SHARED_MEMORY 7
     PUBLISHED 8
     VECTORS 9               # NEED_REGISTERS and register supplements
+    GRANTS 10               # pages and doorbells that need no exit; with PUBLISHED
 
 enum source values          # see docs/sources.md
     NONE 0
@@ -507,11 +524,16 @@ enum published_kind values
     WINDOW 4                # reads are those of space `rate`, from `value` on
     CONFIG_WINDOW 5         # reads are those of the PCI register that `value`, as at CF8h, selects
 
+enum grant_kind values
+    PAGE 0                  # reads of 4096 bytes of guest memory, which no exit need be made for
+    DOORBELL 1              # a write of one value to one address, which no exit need be made for
+
 enum published_policy       # what needs no message now
     READ 0
     COUNTER 1               # value + (guest time - since) * rate / 10^9, modulo 2^bits
     POST 2
     OPEN 3                  # of a DEVICE
+    ECHO 4                  # a write of all of it that is on its way decides the bits `rate` of the value
 
 enum error values           # fatal unless it says otherwise; error.fatal tells
     MALFORMED 1             # size, alignment, reserved or flag bits

@@ -11,7 +11,8 @@ from mmiod.attach.sourced import answered, stored, understood
 from mmiod.core.run import Platform, run
 from mmiod.device import Device, Region
 from mmiod.machine.description import DeviceDescription, Placement, UnclaimedDescription
-from mmiod.machine.memory import GuestMemory, Slot, storage_of
+from mmiod.machine.memory import GuestMemory
+from mmiod.machine.slot import Slot, storage_of
 from mmiod.protocol.exit import NUMBERS, Answer, Reply, SourceExit
 from mmiod.protocol.exit.supplements import Supplied
 from mmiod.protocol.sources import SOURCES, Settled, Source
