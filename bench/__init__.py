@@ -9,6 +9,6 @@ subjects are.
     contest.py figures.py    rounds, medians, ratios
     programs.py placement.py *.c    what runs, and on which CPU
     floors.py peers.py exits.py    who is asked; round_trips.py asks them
-    scale.py idle.py reload.py in_process.py boot/    the other subjects
+    scale.py idle.py reload.py blk.py in_process.py boot/    the other subjects
     report.py check.py plots.py    tables, the baseline, pictures
 """

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from bench import check, contest, idle, in_process, plots, reload, round_trips, scale
+from bench import blk, check, contest, idle, in_process, plots, reload, round_trips, scale
 from bench.boot import stall
 from bench.contest import Effort
 from bench.figures import Row
@@ -27,6 +27,7 @@ OTHERS: Final[dict[str, Callable[[Effort], list[Row]]]] = {
     "scale": scale.measure,
     "idle": idle.measure,
     "reload": reload.measure,
+    "blk": blk.measure,
 }
 SUBJECTS: Final = (TRIPS, BOOT, *OTHERS)
 

@@ -20,7 +20,7 @@ from mmiod.config import Config, VmConfig
 from mmiod.core.run import Platform, Run, run
 from mmiod.daemon import build
 from mmiod.machine.machine import Machine
-from mmiod.machine.memory import Slot, storage_of
+from mmiod.machine.slot import Slot, storage_of
 from mmiod.protocol.exit import NO_DEADLINE, Client, Offer, Session, encode_completion, encode_exit
 from mmiod.values import (
     CS,

@@ -4,8 +4,7 @@
  * TRACE is entries of struct access.  Between two of them the client computes for GAP ns, as a
  * guest does.  With CHECK 1 every published read is followed by the same read as a message, and
  * both must be equal; of a counter the second one must be a little later.  It writes a struct took
- * for each access, and behind them how many published reads and posts waited for posted writes, and
- * how many published reads were different, 8 bytes each.
+ * for each access, and behind them how many published reads were different, 8 bytes.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -35,10 +34,14 @@ struct access {
 };
 
 enum way { MESSAGE, LOAD, POST };
+enum cause { NONE, UNDECLARED, NOT_NOW }; /* why a message: no row is about it, or its policy forbids */
 
 struct took {
     uint32_t ns; /* that the vCPU waited, less what it takes to look at the clock */
-    uint32_t way;
+    uint8_t way;
+    uint8_t cause;
+    uint8_t asleep; /* the daemon, when the access began */
+    uint8_t waited; /* for posted writes */
 };
 
 static struct mmiod_client client;
@@ -106,16 +109,43 @@ static void check(const struct access *access, uint64_t seen)
           asked);
 }
 
+/* Whether a row is about an access, be it that its policy forbids now. */
+static bool declared(const struct access *access)
+{
+    const struct mmiod_published_row *rows = mmiod_rows(&shared);
+    uint8_t kind = access->write ? MMIOD_PUBLISHED_KIND_WRITE : MMIOD_PUBLISHED_KIND_READ;
+
+    if (!mmiod_view_ready(&client))
+        return false;
+    for (uint32_t place = 0; place < MMIOD_VIEW_PLACES; place++) {
+        const struct mmiod_published_row *row = view.places[place] ? &rows[view.places[place] - 1] : NULL;
+        if (row && row->kind == kind && row->space == access->space && access->address - row->address < row->size)
+            return true;
+    }
+    return false;
+}
+
+static bool daemon_sleeps(void)
+{
+    const struct mmiod_shared_header *header = (const void *)shared.memory;
+
+    return __atomic_load_n(&header->daemon_sleeps, __ATOMIC_RELAXED);
+}
+
 static struct took perform(const struct access *access, bool checks)
 {
-    uint64_t loads = view.loads, posts = view.posts, value = 0, start = now(), ns;
-    int result = access->write
-                     ? mmiod_store(&client, access->space, access->address, access->size, access->value)
-                     : mmiod_load(&client, access->space, access->address, access->size, &value);
-    struct took took = {0, view.loads != loads ? LOAD : view.posts != posts ? POST : MESSAGE};
+    uint64_t loads = view.loads, posts = view.posts, waits = view.waits, value = 0, start, ns;
+    struct took took = {.asleep = daemon_sleeps()};
+    int result;
 
+    start = now();
+    result = access->write ? mmiod_store(&client, access->space, access->address, access->size, access->value)
+                           : mmiod_load(&client, access->space, access->address, access->size, &value);
     ns = now() - start;
     took.ns = ns < clock_ns ? 0 : (uint32_t)(ns - clock_ns);
+    took.way = view.loads != loads ? LOAD : view.posts != posts ? POST : MESSAGE;
+    took.cause = took.way != MESSAGE ? NONE : declared(access) ? NOT_NOW : UNDECLARED;
+    took.waited = view.waits != waits;
     if (result < 0 && result != -ENXIO)
         must(result, "access");
     if (checks && took.way == LOAD)
@@ -164,7 +194,6 @@ int main(int argc, char **argv)
         compute(strtoull(argv[4], NULL, 10));
     }
     put(took, sizeof(*took), count);
-    put(&view.waits, sizeof(view.waits), 1);
     put(&different, sizeof(different), 1);
     return 0;
 }

@@ -1,5 +1,8 @@
 """How many accesses of a boot wait for an answer, step by step.
 
+Of the devices that we have, one machine takes all accesses, and what it publishes at that moment
+decides, as it does for a hypervisor; of others a table (`bench.boot.policy`).
+
 What the trace does not have is time: no time is taken to pass between two accesses, so that a
 published read which has to wait for posted writes always waits.  So the counts with program
 order are the most that there can be; those of `NAIVE` are the least.
@@ -12,8 +15,10 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from bench.boot.policy import IN_KERNEL, Rule, rule_for
+from bench.boot.ours import Ours
+from bench.boot.policy import CONFIG, IN_KERNEL, NO_RULE, Rule, rule_for
 from bench.boot.trace import Access
+from mmiod.vmm.published import Way
 
 
 @frozen
@@ -67,52 +72,79 @@ class Walk:
     """One boot by one step: what is on its way to the daemon, and what registers hold."""
 
     step: Step
+    ours: Ours = field(factory=Ours)
     counts: Counts = field(factory=Counts)
-    values: dict[int, int] = field(factory=dict)
-    undrained: dict[str, set[int]] = field(factory=dict)
-    """Addresses of posted writes, by device."""
+    undrained: set[str] = field(factory=set)
+    """Devices of the table that have posted writes."""
 
     def take(self, access: Access) -> bool:
         """Count one; whether the shared page served it."""
-        rule = rule_for(access.region, access.address)
-        served = False
-        if access.write:
-            self._write(access, rule)
-        elif self._published(rule):
-            served = True
-            self._load(rule)
+        rule = rule_for(access.region)
+        if rule is None and self.ours.answers(access):
+            return self._write(access) if access.write else self._read(access)
+        return self._by_rule(access, rule or NO_RULE)
+
+    # --- ours ------------------------------------------------------------------------------
+
+    def _write(self, access: Access) -> bool:
+        if not self.step.ordered:
+            self.ours.ask(access)
+            self.counts.posts += 1
+            return False
+        way, written = self.ours.way(access)
+        if way is Way.SEND and self.step.posted and not self.ours.drained:
+            self.ours.drain()
+            way, written = self.ours.way(access)
+            self.counts.waits += way is not Way.SEND
+        if way is Way.SEND or not self.step.posted:
+            self._trip(access)
+        elif way is Way.POST:
+            self.ours.post(written)
+            self.counts.posts += 1
         else:
-            self._trip()
-        if access.write or access.address not in self.values:
-            self.values[access.address] = access.value
+            self.counts.loads += 1
+        return False
+
+    def _read(self, access: Access) -> bool:
+        if not (self.step.config if access.region in CONFIG else self.step.published):
+            self._trip(access)
+            return False
+        served = self.ours.published(access) is not None
+        self.counts.loads += served
+        if not served and not self.ours.drained:
+            self._drain()
+            served = self.ours.published(access) is not None
+            self.counts.waits += served
+        if not served:
+            self._trip(access)
         return served
 
-    def _write(self, access: Access, rule: Rule) -> None:
-        step = self.step
-        if (
-            rule.config and step.config and rule.posted(self.values)
-        ):  # the address: it never leaves the hypervisor
-            self.counts.loads += 1
-        elif step.posted and (not step.ordered or rule.posted(self.values)):
+    # --- by the table ------------------------------------------------------------------------
+
+    def _by_rule(self, access: Access, rule: Rule) -> bool:
+        if access.write and (rule.posted or not self.step.ordered) and self.step.posted:
             self.counts.posts += 1
-            self.undrained.setdefault(rule.device, set()).add(access.address)
-        else:
+            self.undrained.add(rule.device)
+        elif access.write or not (rule.published and self.step.published):
             self._trip()
-
-    def _published(self, rule: Rule) -> bool:
-        wanted = self.step.config if rule.config else self.step.published
-        return wanted and rule.published(self.values)
-
-    def _load(self, rule: Rule) -> None:
-        before = self.undrained.get(rule.device, set())
-        if self.step.ordered and any(address not in rule.unaffected_by for address in before):
+        elif self.step.ordered and rule.device in self.undrained:
             self.counts.waits += 1
-            self.undrained.clear()  # one ring: what is before has been done as well
+            self._drain()
+            return True
         else:
             self.counts.loads += 1
+            return True
+        return False
 
-    def _trip(self) -> None:
+    def _trip(self, access: Access | None = None) -> None:
         self.counts.trips += 1
+        self._drain()
+        if access is not None:
+            self.ours.ask(access)
+
+    def _drain(self) -> None:
+        """One ring: what is before has been done as well."""
+        self.ours.drain()
         self.undrained.clear()
 
 
@@ -126,4 +158,5 @@ def count(accesses: Iterable[Access], step: Step) -> Counts:
     walk = Walk(step)
     for access in accesses:
         walk.take(access)
+    walk.ours.close()
     return walk.counts

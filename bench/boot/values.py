@@ -14,7 +14,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from bench.boot.policy import Rule, rule_for
+from bench.boot.policy import COUNTERS
 from bench.boot.steps import BEST, Walk
 from bench.boot.trace import Access
 from bench.in_process import bench_machine
@@ -24,6 +24,16 @@ from mmiod.values import Space
 CONFIG_ADDRESS: Final = 0xCF8
 OURS: Final = "serial"
 """The device that we have as well, at the same ports."""
+PARTS: Final = {
+    part: device
+    for device, parts in {
+        "rtc": "rtc-index",
+        "i8042": "i8042-cmd i8042-data",
+        "acpi": "acpi-evt acpi-cnt acpi-tmr acpi-gpe0",
+    }.items()
+    for part in parts.split()
+}
+"""Regions of one device: a write to one may change the others."""
 EXPLAINED: Final = {
     ("tpm-crb-mmio", 0xFED4004C): "START falls when the TPM behind it has answered",
     ("acpi-cnt", 0x604): "SCI_EN is set by the SMI handler, at port B2h",
@@ -63,12 +73,11 @@ class Judge:
 
     def take(self, access: Access, served: bool) -> None:
         """One access, and whether the page served it."""
-        rule = rule_for(access.region, access.address)
         ours = self._mirror(access) if access.region == OURS else None
-        device, register = self._place(access, rule)
+        device, register = self._place(access)
         known = self.known.setdefault(device, {})
         if served:
-            self._compare(access, rule, known.get((register, access.size)) if ours is None else ours)
+            self._compare(access, known.get((register, access.size)) if ours is None else ours)
         elif access.address != CONFIG_ADDRESS:
             known.clear()
         if access.address == CONFIG_ADDRESS and access.write:
@@ -76,13 +85,13 @@ class Judge:
         if access.address == CONFIG_ADDRESS or not access.write:
             known[register, access.size] = access.value
 
-    def _place(self, access: Access, rule: Rule) -> tuple[str, int]:
+    def _place(self, access: Access) -> tuple[str, int]:
         """Device and register; of configuration space, function and offset."""
         if access.region == "pci-conf-data":
             return f"function {self.latched >> 8 & 0xFFFF:x}", self.latched & 0xFC | access.address & 3
         if access.region == "pcie-mmcfg-mmio":
             return f"function {access.address >> 12 & 0xFFFF:x}", access.address & 0xFFF
-        return rule.device, access.address
+        return PARTS.get(access.region, access.region), access.address
 
     def _mirror(self, access: Access) -> int:
         """The same access to our device."""
@@ -91,8 +100,8 @@ class Judge:
             return 0
         return self.machine.read(Space.PIO, access.address, access.size)
 
-    def _compare(self, access: Access, rule: Rule, expected: int | None) -> None:
-        if rule.counter:
+    def _compare(self, access: Access, expected: int | None) -> None:
+        if access.address in COUNTERS:
             self.found["counted"] += 1
         elif expected is None:
             self.found["first"] += 1
@@ -117,4 +126,5 @@ def judge(accesses: Iterable[Access]) -> Verdict:
     walk, judge = Walk(BEST), Judge()
     for access in accesses:
         judge.take(access, walk.take(access))
+    walk.ours.close()
     return judge.verdict()
