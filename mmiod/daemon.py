@@ -4,6 +4,7 @@ serve
   pump                  the core task: all exit sockets
   attachment per VM     its clock and its sessions' grace
   restarts per VM       brings devices back that failed
+  stops per VM          ends accesses that stood for too long at a break
   device task           one per device that has backends
   control               the varlink socket
   signals, reports, the service manager's watchdog
@@ -36,6 +37,7 @@ from mmiod.control.commands import UPGRADE, interface
 from mmiod.control.server import Server
 from mmiod.control.service import Service
 from mmiod.core.restarts import keep_restarting
+from mmiod.core.stops import keep_ending
 from mmiod.plugins.watch import follow
 from mmiod.service.limiter import PERIOD_S, RateLimiter
 from mmiod.service.notify import Notifier
@@ -98,6 +100,7 @@ async def serve(
                 nursery.start_soon(_feed_watchdog, daemon, notifier)
             gc.collect()
             gc.freeze()  # what is here now stays; collecting it again would only cost pauses
+            sockets.callback(gc.unfreeze)  # a process may go on when its daemon has ended: the tests' does
             notifier.ready(daemon.status())
             daemon.started.set()
             log.info("daemon_started", vms=sorted(daemon.machines), control=str(daemon.config.daemon.control))
@@ -123,9 +126,10 @@ def _open(stack: contextlib.ExitStack, daemon: Daemon, listeners: Listeners) -> 
 def _start(nursery: trio.Nursery, daemon: Daemon) -> None:
     """The tasks that answer exits."""
     nursery.start_soon(daemon.pump.run)
-    for attachment in daemon.attachments.values():
+    for vm, attachment in daemon.attachments.items():
         nursery.start_soon(attachment.run)
         nursery.start_soon(keep_restarting, attachment.machine, attachment.inject)
+        nursery.start_soon(keep_ending, attachment.machine.breaks, partial(daemon.settle, vm))
     for task in daemon.device_tasks.values():
         nursery.start_soon(task.run)
 
@@ -133,6 +137,8 @@ def _start(nursery: trio.Nursery, daemon: Daemon) -> None:
 async def _drain(daemon: Daemon) -> None:
     """Take nothing new, and let backends take what devices have sent."""
     for attachment in daemon.attachments.values():
+        attachment.machine.breaks.rest()
+        attachment.settle()
         attachment.stop()
     async with trio.open_nursery() as draining:
         for task in daemon.device_tasks.values():

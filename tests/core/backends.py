@@ -18,7 +18,7 @@ from mmiod.device.block import Blocks
 from mmiod.machine.description import BackendDescription, DeviceDescription
 from tests.machine.machines import Rig
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 class Peripheral(Device):

@@ -12,8 +12,8 @@ from attrs import define, evolve, field
 from mmiod.core.run import Platform, run
 from mmiod.device import Device, Region
 from mmiod.machine.description import DeviceDescription, Placement, UnclaimedDescription
-from mmiod.machine.memory import Slot, storage_of
-from mmiod.machine.waist import Host
+from mmiod.machine.slot import Slot, storage_of
+from mmiod.machine.waist import Named
 from mmiod.values import (
     Completion,
     DecodedExit,
@@ -183,7 +183,7 @@ class Guest:
             self.poke(gpa, data)
 
 
-def finished(running: Generator[Host, int | None, Completion]) -> Completion:
+def finished(running: Generator[Named, int | None, Completion]) -> Completion:
     """The result of a run that never waits."""
     try:
         waits_for = next(running)

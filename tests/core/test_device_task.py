@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ import trio.testing
 from attrs import define, field
 
 from mmiod.core.backends.faces import BackendFailed, Link, RequestRefused, ServiceLink
-from mmiod.core.ports import MAX_QUEUED, MAX_REQUESTS, RequestQueue
+from mmiod.core.ports import MAX_QUEUED, MAX_REQUESTS, RequestQueue, StreamQueue
 from mmiod.core.stream_lane import CHUNK
 from mmiod.machine.ports import BackendStatus, Keeping
 from tests.core.backends import serving
@@ -332,6 +333,18 @@ async def test_cancel_that_comes_too_late_is_nobodys() -> None:
         assert not unwanted.is_set()
         queue.cancel(2)
     assert unwanted.is_set()
+
+
+async def test_what_is_for_the_device_task_hurries() -> None:
+    """A request and bytes do, as often as there are some; what the queue has no room for does not."""
+    hurried: list[str] = []
+    requests, stream = RequestQueue(BackendStatus("test")), StreamQueue(BackendStatus("test"))
+    requests.hurry, stream.hurry = partial(hurried.append, "requests"), partial(hurried.append, "stream")
+    for number in range(MAX_REQUESTS + 1):
+        requests.ask(number, "execute", b"")
+    stream.put(b"x" * MAX_QUEUED)
+    stream.put(b"too much")
+    assert ["requests"] * MAX_REQUESTS + ["stream"] == hurried
 
 
 async def test_a_reply_outlives_its_backend() -> None:

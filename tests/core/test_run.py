@@ -12,7 +12,7 @@ from mmiod.core.run import Platform, run
 from mmiod.device import PENDING, Device, Pending
 from mmiod.machine.address_map import Policy
 from mmiod.machine.description import DeviceDescription, Placement, UnclaimedDescription
-from mmiod.machine.memory import Storage
+from mmiod.machine.slot import Storage
 from mmiod.values import (
     READ,
     WRITE,

@@ -131,6 +131,31 @@ def test_source_that_finds_something_while_it_parks_stays_awake(pump: Pump, kick
     assert bell.polls == polls
 
 
+def test_looking_gives_way_to_who_has_something_to_do(pump: Pump, kick: int) -> None:
+    """A request to a backend does not wait until the core has looked long enough; then that is as ever."""
+
+    def ask(_events: int) -> None:
+        os.eventfd_read(kick)
+        pump.give_way()
+
+    pump._descriptors = Spin(CAP * 1000)
+    pump.register(kick, ask)
+    os.eventfd_write(kick, 1)
+    assert not pump.turn()
+    assert pump.turn()
+    pump.unregister(kick)
+
+
+def test_sources_stay_awake_when_others_have_something_to_do(pump: Pump, kick: int) -> None:
+    """The turn ends, and says that there is more."""
+    bell = Bell(parks=False)
+    pump.attend(bell, kick)
+    pump.give_way()
+    assert pump.turn()
+    assert 0 == bell.polls
+    pump.dismiss(bell, kick)
+
+
 def test_sources_have_their_turns(pump: Pump, kick: int) -> None:
     """One event each, whatever else is waiting there."""
     order: list[object] = []

@@ -27,7 +27,8 @@ def _no_collection() -> Iterator[None]:
     gc.enable()
 
 
-DEADLINE_NS = 2_000_000
+DEADLINE_NS = 50_000_000
+"""Ten of it by the clock, so that a hook that has to be in time is, though the host runs others meanwhile."""
 PATIENCE_NS = 20_000_000_000
 
 
@@ -299,8 +300,8 @@ def test_the_cpu_time_is_the_threads_own() -> None:
     assert thread.ident is not None
     others, own = cpu_clock(thread.ident), cpu_clock(threading.get_ident())
     before = others(), own()
-    spin(lambda: own() - before[1] > 10 * DEADLINE_NS)
-    assert others() - before[0] < DEADLINE_NS
+    spin(lambda: own() - before[1] > DEADLINE_NS)
+    assert others() - before[0] < DEADLINE_NS // 10
     waits.set()
     thread.join()
 

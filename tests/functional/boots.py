@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FIRMWARE = Path("/usr/share/seabios/bios-256k.bin")
 MACHINES = ROOT / "config" / "machines"
 LAST_LINE = "No bootable device."
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 Tables = dict[str, Any]
 

@@ -20,8 +20,9 @@ from mmiod.protocol.exit.table import NUMBERS
 from mmiod.vmm.accelerator import Accelerator
 from mmiod.vmm.clock import DaemonClock
 from mmiod.vmm.guest import PAGE, GuestMemory
-from mmiod.vmm.link import Link, connect_to
+from mmiod.vmm.link import Link
 from mmiod.vmm.vcpu import Vcpu
+from mmiod.vmm.wire import connect_to
 from tests.functional.boots import PATIENCE_S, Boot, Tables, pc, serving
 from tests.vmm.assembler import assembled
 
@@ -144,4 +145,5 @@ def _run(link: Link, memory: GuestMemory, build: Build) -> Vcpu:
         assert vcpu.run() == 0
     finally:
         link.close()
+        memory.close()  # what is mapped stays
     return vcpu

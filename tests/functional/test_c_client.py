@@ -14,7 +14,7 @@ STRICT = ("-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-g", "-I", str(ROO
 C = ("gcc", "-std=c11")
 CPLUSPLUS = ("g++", "-std=c++17", "-x", "c++")
 VALGRIND = ("valgrind", "--quiet", "--leak-check=full", "--show-leak-kinds=all", "--error-exitcode=9")
-TIMEOUT_S = 60
+TIMEOUT_S = 200
 
 SEEN = {
     "decoded": ["12345678 5678", "QEMU", "stnemele neetxis"],

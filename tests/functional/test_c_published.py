@@ -13,7 +13,7 @@ from mmiod.attach.shared import OFFERED
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "tests" / "attach" / "published.c"
 STRICT = ("gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-g", "-pthread")
-TIMEOUT_S = 60
+TIMEOUT_S = 200
 
 SEEN = {
     "reads": ["LSR 60, SCR 0, port 70h ff", "0 messages", "2 messages"],

@@ -16,7 +16,7 @@ SOURCES = {
     "bench": ROOT / "bench" / "slots.c",
 }
 STRICT = ("gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-g", "-pthread")
-TIMEOUT_S = 60
+TIMEOUT_S = 200
 
 SEEN = {
     "exits": ["12345678", "the end", "rax 12345678 rip 1002", "rax 12345678 rip 1004"],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,15 @@ async def test_who_is_attached_can_be_asked(tmp_path: Path) -> None:
             assert [os.getpid(), None] == [one["client"] for one in found]
             assert "1 attached" in server.daemon.status()
     assert not [path for path in sockets.values() if path.exists()]
+
+
+async def test_nothing_of_a_daemon_outlives_it(tmp_path: Path) -> None:
+    """In a process that goes on: the next collection takes its machine, and with that its descriptors."""
+    async with serving(tmp_path, {"shared": {"plugin": "pci/ivshmem"}}) as server:
+        machine = weakref.ref(server.daemon.machines["guest"])
+    del server
+    gc.collect()
+    assert machine() is None
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ async def test_a_stock_linux_reads_and_writes_it(tmp_path: Path, mapped: bool) -
         async with running(tmp_path, *booted, *await server.arguments()) as qemu:
             assert 0 == await qemu.ends()
             assert "" == qemu.errors.read_text()
+        await server.wait_for("function_detached", 1)  # behind the guest's last writes, which are posted
         lines = console.read_text().replace("\r", "").splitlines()
         begin = lines.index("0x1af4")
         assert ["0x1af4", "0x1110", "0x050000"] == lines[begin : begin + 3]

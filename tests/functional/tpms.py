@@ -26,7 +26,7 @@ from tests.functional.boots import Tables, toml
 BASE = 0xFED4_0000
 LOC_CTRL, REQ, STS, START, BUFFER = 0x08, 0x40, 0x44, 0x4C, 0x80
 MAX_POLLS = 200_000
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 SHA256 = 0x000B
 PASSWORD = struct.pack(">IHBH", 0x4000_0009, 0, 0, 0)

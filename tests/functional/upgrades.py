@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from attrs import define
 from tests.attach.functions import Client
 from tests.functional.boots import ROOT, toml
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 @define(eq=False)
@@ -64,9 +64,17 @@ class Served:
         found: dict[str, int] = {}
         folder = Path(f"/proc/{self.process.pid}/fd")
         for descriptor in folder.iterdir():
-            kind = re.sub(r"[0-9]+", "", descriptor.readlink().name)
-            found[kind] = found.get(kind, 0) + 1
+            with suppress(FileNotFoundError):  # it was closed meanwhile
+                kind = re.sub(r"[0-9]+", "", descriptor.readlink().name)
+                found[kind] = found.get(kind, 0) + 1
         return found
+
+    async def has(self, expected: dict[str, int]) -> None:
+        """Wait until these are open and no others: of a `mmioctl` that has ended the daemon hears later."""
+        with trio.move_on_after(PATIENCE_S):
+            while expected != self.descriptors():  # noqa: ASYNC110  # it tells nobody
+                await trio.sleep(0.02)
+        assert expected == self.descriptors()
 
     def maps(self) -> int:
         """How many mappings of guest memory there are."""

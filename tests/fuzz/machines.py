@@ -14,7 +14,7 @@ from mmiod.machine.assembly import Part, assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import MachineDescription
 from mmiod.machine.machine import Machine
-from mmiod.machine.memory import Slot
+from mmiod.machine.slot import Slot
 from mmiod.plugins.loader import bundled_directories, load
 
 FOLDER: Final = Path(__file__).parents[2] / "config" / "machines"

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -25,13 +26,14 @@ from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription, Placement
 from mmiod.machine.machine import Machine, Record
 from mmiod.machine.mark import HookDeadlineExceeded
-from mmiod.machine.memory import Slot
 from mmiod.machine.restart import restart
+from mmiod.machine.slot import Slot
 from mmiod.machine.state import restore, save
 from mmiod.plugins.loader import Source, bundled_directories, make, read as read_source
-from mmiod.plugins.process.channel import HostEnd, WorkerGone
-from mmiod.plugins.process.effects import EFFECTS
+from mmiod.plugins.process.channel import HostEnd, WorkerEnd, WorkerGone
+from mmiod.plugins.process.effects import EFFECTS, perform
 from mmiod.plugins.process.host import ProcessHost, process_host
+from mmiod.plugins.process.remote import RemoteContext, RemoteMemory
 from mmiod.plugins.process.workers import Worker
 from mmiod.trace.record import LATENCY_NS, REGISTER
 from mmiod.values import READ, Space
@@ -271,6 +273,12 @@ def lying(*messages: list[Any]) -> tuple[Machine, ProcessHost]:
         ["memory.read", 0, "all"],
         ["memory.read", 0, 1 << 40],
         ["memory.write", 0, "text"],
+        ["memory.gather", [0, 1, 2]],
+        ["memory.gather", [0, "all"]],
+        ["memory.gather", [0, -1]],
+        ["memory.gather", [0, 9 << 20, 0, 9 << 20]],
+        ["memory.scatter", [0], b"x"],
+        ["memory.scatter", [0, 1], "text"],
         ["place", "no such region", 0, 0],
         ["place", "ports", 99, 0],
         ["place", "ports", 1, "0x3f8"],
@@ -316,6 +324,33 @@ def test_every_effect_of_a_context_has_a_row() -> None:
         "storage",
     }
     assert methods == {name for name in EFFECTS if "." not in name} - {"told"}
+
+
+def test_ranges_of_guest_memory_are_reached_in_one_message() -> None:
+    """A worker's device gathers and scatters as one that is here."""
+    ours, theirs = socket.socketpair()
+    machine = Pc(()).machine
+    device = machine.hosts["uart0"].device
+    machine.memory.clear()
+    machine.memory.add(Slot(0, 0, 64, False, Ram()))
+    machine.memory.write(0, b"0123456789".ljust(64, b"."))
+    with ours, theirs:
+        far = RemoteMemory(RemoteContext(WorkerEnd(theirs), _no_command))
+        far.scatter([(20, 2), (30, 9)], b"abcd")
+        answering = threading.Thread(target=_answer, args=(device, HostEnd(ours)))
+        answering.start()
+        assert b"ab78cd" == far.gather([(20, 2), (7, 2), (30, 2)])
+        answering.join()
+    assert b"ab........cd.." == machine.memory.read(20, 14)
+
+
+def _no_command(*_arguments: object) -> None:
+    raise AssertionError
+
+
+def _answer(device: Device, channel: HostEnd) -> None:
+    for name, *arguments in channel.receive(1 << 62):
+        perform(device, channel, name, arguments)
 
 
 def test_channel_is_bounded() -> None:

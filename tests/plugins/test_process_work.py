@@ -13,7 +13,7 @@ from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription
 from mmiod.machine.machine import Machine
-from mmiod.machine.memory import Slot
+from mmiod.machine.slot import Slot
 from mmiod.machine.state import restore, save
 from mmiod.plugins.process.host import process_host
 from mmiod.values import READ, WRITE

@@ -61,7 +61,7 @@ def summed(rig: Reloading, length: int = 16) -> tuple[int, int]:
 
 def brought_back(rig: Reloading) -> None:
     """Restart it, when its next process is there."""
-    host, deadline_ns = rig.machine.hosts["a"], perf_counter_ns() + 10_000_000_000
+    host, deadline_ns = rig.machine.hosts["a"], perf_counter_ns() + 60_000_000_000
     while not host.serves and perf_counter_ns() < deadline_ns:
         restart(rig.machine, "a")
     assert host.serves

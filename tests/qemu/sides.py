@@ -26,7 +26,7 @@ from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription
 from mmiod.machine.machine import Machine, Record
-from mmiod.machine.memory import Slot
+from mmiod.machine.slot import Slot
 from mmiod.plugins.loader import bundled_directories, load
 from mmiod.values import Direction, Space
 
@@ -34,7 +34,7 @@ MACHINE: Final = Path(__file__).absolute().parents[2] / "config" / "machines" / 
 JUDGED_FILE: Final = "opt/judge"
 JUDGED_CONTENT: Final = "0123456789"
 RAM: Final = 16 << 20
-PATIENCE_S: Final = 20
+PATIENCE_S: Final = 60
 WORDS: Final = {1: "b", 2: "w", 4: "l", 8: "q"}
 BATCH: Final = 256
 """Commands under way to QEMU; what they and their answers take fits into socket buffers."""

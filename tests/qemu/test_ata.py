@@ -22,7 +22,7 @@ DATA, ERROR, DEVICE, COMMAND, CONTROL = 0x1F0, 0x1F1, 0x1F6, 0x1F7, 0x3F6
 READ, WRITE, FLUSH, IDENTIFY, DIAGNOSTIC, SET_FEATURES, PACKET = 0x20, 0x30, 0xE7, 0xEC, 0x90, 0xEF, 0xA1
 SHARED_WORDS: Final = (3, 6, 60, 61)
 """Of IDENTIFY DEVICE: what an image decides.  The others say what a disk can do, and who made it."""
-PATIENCE_S: Final = 20
+PATIENCE_S: Final = 60
 
 
 @pytest.fixture

@@ -226,6 +226,9 @@ class Bus:
     def map_changed(self) -> None:
         """Nobody caches it."""
 
+    def unlearn(self) -> None:
+        """Nobody has learnt anything."""
+
 
 DELIVERED: Final = re.compile(
     r"apic_deliver_irq dest (\d+) dest_mode (\d+) delivery_mode (\d+) vector (\d+) trigger_mode (\d+)"

@@ -25,7 +25,7 @@ from tests.qemu.sides import Access, Reference, reference
 pytestmark = pytest.mark.needs("qemu")
 
 SLOT, BAR = 0x10, 0xE000_0000
-PATIENCE_S: Final = 20
+PATIENCE_S: Final = 60
 NOWHERE: Final = 300
 """A namespace that neither can have: QEMU has room for 256."""
 

@@ -121,7 +121,7 @@ def test_the_boot_of_qemu_is_answered_alike_by_ours(tmp_path: Path) -> None:
     log = tmp_path / "trace"
     counted = ["-cpu", "486", "-icount", "shift=3,sleep=off", "-no-reboot", "-boot", "reboot-timeout=1"]
     traced = ["-trace", "memory_region_ops_*", "-D", str(log)]
-    subprocess.run([*QEMU, *NO_SMM, *counted, *traced], check=True, timeout=60)
+    subprocess.run([*QEMU, *NO_SMM, *counted, *traced], check=True, timeout=200)
     recorded = accesses(log)
     machine = ours()
     sorter = Sorter(machine, timed=True)

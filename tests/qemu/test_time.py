@@ -52,7 +52,7 @@ def on_qemu(guest: Path) -> Trace:
     log = guest.parent / "trace"
     counted = ["-cpu", "486", "-icount", f"shift={SHIFT},sleep=off", "-no-reboot", "-bios", str(guest)]
     traced = ["-trace", "memory_region_ops_*", "-D", str(log)]
-    subprocess.run([*QEMU, *counted, *traced], check=True, timeout=60)
+    subprocess.run([*QEMU, *counted, *traced], check=True, timeout=200)
     return [(int(access.value is not None), access.address, value) for access, value in accesses(log)]
 
 
@@ -60,7 +60,7 @@ async def on_ours(guest: Path) -> Trace:
     """The accesses of mmiod-vmm, as the daemon records them."""
     boot = Boot(memory_mib=16, icount=SHIFT, firmware=guest)
     async with booting(guest.parent, boot) as under_way:
-        with trio.fail_after(60):
+        with trio.fail_after(200):
             assert 0 == await under_way.hypervisors[0].wait()
         return [(record[5], record[6], record[8]) for record in under_way.trace() if record[4] == Space.PIO]
 

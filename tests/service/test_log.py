@@ -117,7 +117,7 @@ def journal(tmp_path: Path) -> Iterator[socket.socket]:
     """A stand-in for the journal's socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "journal"))
-        listener.settimeout(5)
+        listener.settimeout(60)
         yield listener
 
 

@@ -18,7 +18,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
     """A service manager's socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(5)
+        listener.settimeout(60)
         yield listener
 
 
@@ -83,7 +83,7 @@ def test_abstract_address() -> None:
     """`@name` stands for the abstract socket `name`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0mmiod-test-{os.getpid()}")
-        listener.settimeout(5)
+        listener.settimeout(60)
 
         from_environment({"NOTIFY_SOCKET": f"@mmiod-test-{os.getpid()}"}).watchdog()
 

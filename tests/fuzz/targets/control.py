@@ -11,7 +11,8 @@ from typing import Final
 import trio
 from attrs import define, field
 
-from mmiod.control.commands import COMMANDS, NAME, interface
+from mmiod.control.commands import COMMANDS, interface
+from mmiod.control.meant import NAME
 from mmiod.control.server import Client
 from mmiod.control.service import Service
 from mmiod.control.varlink import SERVICE, Call, Malformed, parse_call
