@@ -1,8 +1,6 @@
 # `make` lists the targets.  Each does all its own set-up (.ci/setup).
-PYTHON ?= python3
-export PYTHON
 
-.PHONY: help setup test demo demo-reload demo-linux bench judge litmus examples contract states fuzz malformed canaries oracle coverage lint generate screen lock clean
+.PHONY: help setup test demo demo-reload demo-linux bench judge litmus model examples contract states fuzz malformed canaries oracle coverage lint generate screen lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -51,6 +49,9 @@ states: setup  ## write the saved states of now that tests/devices/states lacks;
 
 litmus: setup  ## lose wake-ups without the barrier of shared memory, and none with it; ROUNDS=10000000
 	@.venv/bin/python -m tests.attach.litmus $(or $(ROUNDS),10000000)
+
+model: setup  ## check the model of the slots' handshake (docs/slots.pml) with spin
+	@.venv/bin/python -m tests.attach.model
 
 oracle: setup  ## compare all instructions with Unicorn and this CPU; CASES=1000 of each, SEED=1
 	@.venv/bin/python -m tests.x86 --cases $(or $(CASES),100) $(if $(SEED),--seed $(SEED)) $(ARGS)
