@@ -67,6 +67,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     faulthandler.enable()  # the service manager's watchdog aborts us: say where we hang
     memory.leave_out_of_cores()
+    memory.keep_freed()
     try:
         tried, inherited = (inheritance.take(name) for name in (inheritance.TRIAL, inheritance.VARIABLE))
         if tried is not None:

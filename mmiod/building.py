@@ -90,6 +90,15 @@ class Daemon:
         """Run an action that calls a plugin's code: under the watchdog's eyes."""
         self.pump.work(action)
 
+    async def withdrawn(self) -> None:
+        """Wait until nothing of what is withheld stands in a hypervisor."""
+        for attachment in self.attachments.values():
+            await attachment.withdrawn()
+
+    def settle(self, vm: str) -> None:
+        """Hand on what was answered, or let go, without an input of a VM's devices."""
+        self.pump.work(self.attachments[vm].settle)
+
     def close(self) -> None:
         """Let devices end that were built."""
         for machine in self.machines.values():
@@ -130,7 +139,7 @@ def build(config: Config) -> Daemon:
     pump = Pump(watchdog.working, cap_ns(settings.spin_us))
     attachments = {vm.name: _attachment(vm, machines[vm.name], pump, settings) for vm in config.vm}
     tasks = {
-        (vm, device): connect(machines[vm], device, chosen, attachments[vm].inject)
+        (vm, device): connect(machines[vm], device, chosen, attachments[vm].inject, pump.give_way)
         for (vm, device), chosen in backends.items()
     }
 

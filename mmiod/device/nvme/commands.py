@@ -10,7 +10,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from mmiod.device.accesses import MemoryRead, MemoryWrite
+from mmiod.device.accesses import Access, MemoryRead, MemoryWrite
 from mmiod.device.block import MAX_RANGE, BlockClient, Medium
 from mmiod.device.nvme import features
 from mmiod.device.nvme.admin import Admin
@@ -126,7 +126,7 @@ class Commands:
 
     def _prepare(
         self, session: Session, entry: Submission, command: Command
-    ) -> Generator[MemoryRead | MemoryWrite, bytes, bytes]:
+    ) -> Generator[Access, bytes, bytes]:
         """Find the steps of an I/O command; the data that the host gives."""
         cached = features.value(session.features, features.WRITE_CACHE)
         nvm = Nvm(self.unit.medium, bool(cached))

@@ -11,15 +11,16 @@ import struct
 from collections.abc import Generator
 from typing import Final
 
-from mmiod.device.accesses import MemoryRead, MemoryWrite
+from mmiod.device.accesses import Access, MemoryGather, MemoryRead, MemoryScatter
 from mmiod.device.nvme.entries import Refused, Status
+from mmiod.device.work import Moves
 
 PAGE: Final = 4096
 _ENTRY: Final = 8
 
 Segment = tuple[int, int]
 """Address and length."""
-Walk = Generator[MemoryRead | MemoryWrite, bytes, list[Segment]]
+Walk = Generator[Access, bytes, list[Segment]]
 
 
 def segments(prp1: int, prp2: int, length: int) -> Walk:
@@ -42,31 +43,25 @@ def segments(prp1: int, prp2: int, length: int) -> Walk:
     return found
 
 
-def gather(prp1: int, prp2: int, length: int) -> Generator[MemoryRead | MemoryWrite, bytes, bytes]:
+def gather(prp1: int, prp2: int, length: int) -> Generator[Access, bytes, bytes]:
     """Read a command's data.
 
     Raises:
         Refused: as `segments`.
     """
-    parts = []
-    for gpa, size in (yield from segments(prp1, prp2, length)):
-        parts.append((yield MemoryRead(gpa, size)))
-    return b"".join(parts)
+    return (yield MemoryGather((yield from segments(prp1, prp2, length))))
 
 
-def scatter(prp1: int, prp2: int, data: bytes) -> Generator[MemoryRead | MemoryWrite, bytes, None]:
+def scatter(prp1: int, prp2: int, data: bytes) -> Moves:
     """Write a command's data.
 
     Raises:
         Refused: as `segments`.
     """
-    view, position = memoryview(data), 0
-    for gpa, size in (yield from segments(prp1, prp2, len(data))):
-        yield MemoryWrite(gpa, bytes(view[position : position + size]))
-        position += size
+    yield MemoryScatter((yield from segments(prp1, prp2, len(data))), data)
 
 
-def _entries(at: int, count: int) -> Generator[MemoryRead | MemoryWrite, bytes, list[int]]:
+def _entries(at: int, count: int) -> Generator[Access, bytes, list[int]]:
     """`count` entries of the list that begins at `at`."""
     if at % _ENTRY:
         raise Refused(Status.INVALID_PRP_OFFSET)

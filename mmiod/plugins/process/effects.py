@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mmiod.device import Device, Request, StorageFace
+from mmiod.device.faces import Ranges
 from mmiod.device.storage import areas_of
 from mmiod.machine.context import DeviceContext
+from mmiod.machine.memory import DMA_LIMIT
 from mmiod.plugins.process.channel import HostEnd, WorkerGone
 from mmiod.values import Space
 
@@ -60,6 +62,21 @@ def _told(device: Device, value: int) -> None:
     context.journal.told(value)
 
 
+def _gathered(device: Device, flat: list[Any]) -> bytes:
+    ranges = _ranges(flat)
+    total = sum(length for _, length in ranges)
+    if total > DMA_LIMIT:
+        raise ValueError(f"memory: {total:#x} bytes in ranges: at most {DMA_LIMIT:#x} at once")
+    return device.memory.gather(ranges)
+
+
+def _ranges(flat: list[Any]) -> Ranges:
+    """Addresses and lengths in turn."""
+    if len(flat) % 2 or not all(isinstance(number, int) and number >= 0 for number in flat):
+        raise ValueError(f"memory: {flat!r:.80} is no list of ranges")
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
 def _stored(device: Device, region: str, offset: int, given: int | bytes) -> StorageFace:
     """The device's storage, seen that all of it is inside: the worker may say anything."""
     length = given if isinstance(given, int) else len(given)
@@ -90,12 +107,14 @@ EFFECTS: Final[Mapping[str, tuple[Any, ...]]] = {
     "storage.write": (lambda device, *given: _stored(device, *given).write(*given), str, int, bytes),
     "storage.clear": (lambda device, *given: _stored(device, *given).clear(*given), str, int, int),
     "memory.write": (lambda device, gpa, data: device.memory.write(gpa, data), int, bytes),
+    "memory.scatter": (lambda device, flat, data: device.memory.scatter(_ranges(flat), data), list, bytes),
 }
 """What a hook does: the action, and the types of its arguments."""
 QUERIES: Final[Mapping[str, tuple[Any, ...]]] = {
     "memory.below_4g": (lambda device: device.memory.below_4g,),
     "memory.above_4g": (lambda device: device.memory.above_4g,),
     "memory.read": (lambda device, gpa, length: device.memory.read(gpa, length), int, int),
+    "memory.gather": (_gathered, list),
     "memory.holds": (lambda device, gpa, length: device.memory.holds(gpa, length), int, int),
     "memory.by_message": (lambda device, gpa, length: device.memory.by_message(gpa, length), int, int),
     "storage.read": (lambda device, *given: _stored(device, *given).read(*given), str, int, int),

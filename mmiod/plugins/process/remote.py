@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from attrs import define
 
 from mmiod.device import Region, Request
+from mmiod.device.faces import Ranges
 from mmiod.plugins.process.channel import WorkerEnd
 from mmiod.values import Space
 
@@ -117,6 +119,13 @@ class RemoteMemory:
     def read(self, gpa: int, length: int) -> bytes:  # noqa: D102
         data: bytes = self.context.ask_host("memory.read", gpa, length)
         return data
+
+    def gather(self, ranges: Ranges) -> bytes:  # noqa: D102
+        data: bytes = self.context.ask_host("memory.gather", [*chain.from_iterable(ranges)])
+        return data
+
+    def scatter(self, ranges: Ranges, data: bytes) -> None:  # noqa: D102
+        self.context.channel.put("memory.scatter", [*chain.from_iterable(ranges)], bytes(data))
 
     def holds(self, gpa: int, length: int) -> bool:  # noqa: D102
         held: bool = self.context.ask_host("memory.holds", gpa, length)
