@@ -42,6 +42,20 @@ static void check_decoded(void)
         errx(1, "a decoded exit was completed with %#" PRIx64, value);
 }
 
+/* A register that counts its reads: a method of the device runs. */
+static void read_hooked(void)
+{
+    want(&client, mmiod_read(&client, MMIOD_SPACE_MMIO, COUNT, 4, &value), "hooked");
+}
+
+static void check_hooked(void)
+{
+    static uint64_t before;
+    if (before && value != before + 1)
+        errx(1, "a register that counts its reads gave %" PRIu64 " after %" PRIu64, value, before);
+    before = value;
+}
+
 static void read_raw(void)
 {
     struct mmiod_msg_exit_raw *raw = mmiod_raw(&client, &flat, load, sizeof(load));
@@ -72,6 +86,7 @@ static void read_published(void)
 
 static const struct trip trips[] = {
     { "decoded", read_decoded, check_decoded },
+    { "hooked", read_hooked, check_hooked },
     { "raw", read_raw, check_raw },
     { "posted", post, NULL },
     { "published", read_published, NULL },

@@ -12,8 +12,9 @@ from bench.contest import Contestant
 from bench.programs import MACHINE, Line, client, compiled, start_daemon, vm
 
 DECODED, RAW, POSTED = "mmiod, decoded exit", "mmiod, raw exit", "mmiod, posted write"
-SLOT_DECODED, SLOT_RAW, SLOT_POSTED, PUBLISHED = (
+SLOT_DECODED, SLOT_HOOKED, SLOT_RAW, SLOT_POSTED, PUBLISHED = (
     "mmiod, slots, decoded exit",
+    "mmiod, slots, decoded exit to a hook",
     "mmiod, slots, raw exit",
     "mmiod, slots, posted write",
     "mmiod, slots, published read",
@@ -46,7 +47,13 @@ def contestants(stack: ExitStack, directory: Path) -> Iterator[Contestant]:
     for name, command in ((DECODED, "decoded"), (RAW, "raw"), (POSTED, "posted")):
         yield Contestant(name, daemon, line, command)
     line = dial("slots", str(SPIN))
-    by_slot = {SLOT_DECODED: "decoded", SLOT_RAW: "raw", SLOT_POSTED: "posted", PUBLISHED: "published"}
+    by_slot = {
+        SLOT_DECODED: "decoded",
+        SLOT_HOOKED: "hooked",
+        SLOT_RAW: "raw",
+        SLOT_POSTED: "posted",
+        PUBLISHED: "published",
+    }
     for name, command in by_slot.items():
         yield Contestant(name, daemon, line, command, spins=True)
     yield Contestant(SLEEPER, daemon, dial("sleeper", "0"), "decoded")

@@ -23,6 +23,7 @@
 #define BAR0 0x10
 #define BASE 0xfebf0000u
 #define SCRATCH (BASE + 4) /* a register of BAR 0 that only stores */
+#define COUNT (BASE + 0x10) /* one that counts its reads */
 #define PATTERN 0x6d6d696fu
 
 static inline void want(const struct mmiod_client *client, int result, const char *what)

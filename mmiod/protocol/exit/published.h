@@ -143,7 +143,7 @@ static inline const struct mmiod_published_row *mmiod_row_at(const struct mmiod_
             const struct mmiod_published_row *row = &rows[client->view->places[place] - 1];
             if (row->address == base && row->space == space && row->kind == kind && size >= row->least &&
                 address - base + size <= row->size && (address - base) % size == 0 &&
-                mmiod_row_policy(rows, row, &gate))
+                (uint8_t)mmiod_row_policy(rows, row, &gate)) /* above its bits is the version */
                 return row;
         }
     }
