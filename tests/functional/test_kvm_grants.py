@@ -124,7 +124,7 @@ async def running(directory: Path, text: str) -> AsyncIterator[tuple[Guest, trio
 
     (directory / "panel.py").write_text(PLUGIN)
     machine = pc(
-        panel={"plugin": "panel", "at": {"page": f"mmio:{PANEL:#x}", "rope": f"mmio:{PANEL + 4096:#x}"}}
+        panel={"plugin": "panel", "at": {"page": f"mmio:{PANEL:#x}", "bells": f"mmio:{PANEL + 4096:#x}"}}
     )
     memory = GuestMemory.create(2, image(BEGIN + text))
     client = Client("vm", vcpus=1, required=REQUIRED, optional=_CAPABILITY["REQUESTS"])
