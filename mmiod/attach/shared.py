@@ -163,6 +163,7 @@ class SharedMemory:
         """Stop using the memory; exits that wait in it go by message."""
         if not self.open:
             return
+        self._make_sure()
         for slot in self.slots:
             slot.give_up()
         self.open = False

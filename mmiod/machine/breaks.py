@@ -76,6 +76,8 @@ class Breaks:
     on_change: Callable[[], None] = lambda: None
     """Called when a stop has a deadline."""
     _number: int = 0
+    _stopped: dict[int, tuple[int, int]] = field(factory=dict)
+    """By vCPU: the exit that stopped last, and when it did so first."""
 
     def bound(self, deadline_ns: int) -> None:
         """A hypervisor is there that waits for an answer so long; 0: for ever."""
@@ -127,20 +129,31 @@ class Breaks:
         stop.wanted_by = [wish for wish in wishes if wish.wants(stop)]
         if not stop.wanted_by:
             return None
-        self._number += 1
         return self._begin(stop, posted=cause.posted)
 
     def _begin(self, stop: Stop, *, posted: bool) -> Stop | None:
+        now = self.machine.clock.monotonic()
+        patience = min(wish.timeout_ns for wish in stop.wanted_by)
+        stop.deadline_ns = min(now + patience, self._first_stop(stop, now) + self.longest_ns)
+        if stop.deadline_ns <= now:
+            return None
+        self._number = stop.number
         self.stops.append(stop)
         for wish in stop.wanted_by:
             wish.tell(stop)
         if posted:
             self.end(stop, "posted")
             return None
-        patience = min(self.longest_ns, *(wish.timeout_ns for wish in stop.wanted_by))
-        stop.deadline_ns = self.machine.clock.monotonic() + patience
         self.on_change()
         return stop
+
+    def _first_stop(self, stop: Stop, now_ns: int) -> int:
+        """When the exit stopped first: one instruction may make many accesses, but has one deadline."""
+        sequence, since_ns = self._stopped.get(stop.vcpu, (-1, now_ns))
+        if sequence != stop.sequence:
+            since_ns = now_ns
+            self._stopped[stop.vcpu] = stop.sequence, since_ns
+        return since_ns
 
     def _shown(self, spot: Spot, register: str, size: int) -> int | None:
         """What a read would give, without its side effects; None if that cannot be known."""
@@ -174,7 +187,8 @@ class Breaks:
         self.stops.remove(stop)
         for wish in stop.wanted_by:
             wish.tell(Over(stop.number, how, answer))
-        self.machine.settled.append((stop, None))
+        if how not in {"dropped", "posted"}:  # else nobody waits
+            self.machine.settled.append((stop, None))
 
     def let_go(self, how: How, vcpu: int | None = None) -> None:
         """End all stops, or those of one vCPU."""

@@ -317,6 +317,21 @@ async def test_ring_that_claims_more_than_it_holds_is_refused(rig: Rig) -> None:
                 assert await guest.receive() is None
 
 
+async def test_client_that_fell_asleep_is_woken_when_the_slots_end(rig: Rig) -> None:
+    """Its exit was complete, and whether it sleeps had not been looked at behind a barrier yet."""
+    async with serving(rig):
+        _, slots = await shared_with(rig)
+        with slots:
+            assert await slots.inp(COUNT) == 1
+            memory = rig.attachment.shared
+            assert memory is not None
+            slots.store(0, shared.CLIENT_SLEEPS, 1)
+            memory.unsure.append(memory.slots[0])
+            memory.close()
+            with trio.fail_after(5):
+                await trio.lowlevel.wait_readable(slots.pairs[0][1])
+
+
 PLACES = [0, 64, 65, 4096, 4104, 4224, 8192, 8320]
 """Where a client has flags, bells, states and sizes."""
 

@@ -26,12 +26,14 @@ class OwnThread:
     _result: bytes | Exception = b""
 
     def __attrs_post_init__(self) -> None:
-        """Begin; a call that hangs does not keep the daemon from ending."""
+        """Begin; the interpreter does not wait for it."""
         self._thread = threading.Thread(target=self._run, name="mmiod-link", daemon=True)
         self._thread.start()
 
     async def do(self, call: Callable[[], bytes]) -> bytes:
-        """What a call returns, or raises; who is cancelled meanwhile waits for its end."""
+        """What a call returns, or raises; who is cancelled meanwhile waits for its end,
+        as there is no way to end a call of the host's that hangs.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._call = call
         os.eventfd_write(self._begun, 1)
@@ -41,7 +43,7 @@ class OwnThread:
             with trio.CancelScope(shield=True):
                 await trio.lowlevel.wait_readable(self._ended)
         os.eventfd_read(self._ended)
-        result, self._result = self._result, b""
+        result, self._result, self._call = self._result, b"", None
         if isinstance(result, Exception):
             raise result
         return result
