@@ -18,7 +18,7 @@ from mmiod.attach.shared import SharedMemory, share
 from mmiod.attach.sourced import understood
 from mmiod.attach.vcpu_slot import Slot
 from mmiod.errors import ProtocolError
-from mmiod.machine.grantable import Grantable
+from mmiod.machine.grantable import Grantable, GuestPage
 from mmiod.protocol.exit import (
     NEW,
     NUMBERS,
@@ -107,6 +107,9 @@ class Exits(Life):
 
     def _rung(self, bell: Grantable) -> None:
         """A vCPU rang a doorbell: that is behind all that it did before."""
+        page = self.machine.page
+        if not isinstance(page, GuestPage) or bell not in page.bells:
+            return  # its region has moved since, and another may be there
         state = self._powered()
         if state.ledger.paused:
             self._due[bell] = None

@@ -4,7 +4,10 @@ The client gets each by a GRANT, and answers the REVOKE that ends it when it is 
 reach; who withdraws a device for somebody to look at its traffic waits for that.
 
 A doorbell is an eventfd of ours that the client hands to its kernel.  It is never read: the client
-has it, too, and could make that wait.  The pump reports each signal of it.
+has it, too, and could make that wait.  The pump reports each signal of it, but perhaps behind the
+REVOKED that it came before: that counts as a signal.
+
+Whatever is sent may end the connection, and all of this with it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from attrs import define, field
 from mmiod.attach.connection import Connection
 from mmiod.core.ports import Signal
 from mmiod.core.pump import Pump
-from mmiod.machine.grantable import Grantable, GrantKind
+from mmiod.machine.grantable import MAX_BELLS, Grantable, GrantKind
 from mmiod.protocol.exit import Grant, replies
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S: Final = 1.0
 """How long a client may take to answer a REVOKE."""
+MAX_ENDING: Final = 4 * MAX_BELLS
+"""REVOKEs that a client may leave unanswered: a guest that moves regions may cause any number."""
 _EVENTS: Final = select.EPOLLIN | select.EPOLLET
 
 
@@ -45,8 +50,8 @@ class Grants:
     """By number."""
     ending: set[int] = field(factory=set)
     """Numbers that were revoked, and may stand yet."""
-    _bells: dict[int, int] = field(factory=dict)
-    """Eventfds, by number."""
+    _bells: dict[int, tuple[int, Grantable]] = field(factory=dict)
+    """Eventfds and what they are of, by number."""
     _ended: Signal = field(factory=Signal)
     _numbers: Iterator[int] = field(factory=lambda: count(1))
 
@@ -54,34 +59,59 @@ class Grants:
         """Grant what may stand, and revoke the rest."""
         may = dict.fromkeys(wanted)
         for grantable in [known for known in self.given if known not in may]:
-            number = self.given.pop(grantable)
-            self.ending.add(number)
-            self.connection.send(replies.revoke(number))
+            if not self.connection.open:
+                return
+            self._revoke(grantable)
         for grantable in may:
-            if grantable not in self.given:
+            if grantable not in self.given and self.connection.open:
                 self._give(grantable)
 
+    def _revoke(self, grantable: Grantable) -> None:
+        number = self.given.pop(grantable)
+        self.ending.add(number)
+        self.connection.send(replies.revoke(number))
+        if len(self.ending) > MAX_ENDING:
+            self.connection.close(f"more than {MAX_ENDING} REVOKEs were not answered")
+
     def _give(self, grantable: Grantable) -> None:
-        number = self.given[grantable] = next(self._numbers)
-        descriptor, value = None, grantable.value
+        number, descriptor, value = next(self._numbers), None, grantable.value
         if grantable.kind is GrantKind.DOORBELL:
-            bell = self._bells[number] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self.pump.register(bell, lambda _events: self.ring(grantable), _EVENTS)
-            descriptor = os.dup(bell)
+            try:
+                descriptor = self._hang(number, grantable)
+            except OSError:
+                return  # there are no descriptors left: its writes stay exits
         else:
             value += self.offset
+        self.given[grantable] = number
         where = grantable.kind, grantable.space, grantable.size, grantable.address, value
         self.connection.send(replies.grant(Grant(number, *where)), descriptor)
 
+    def _hang(self, number: int, grantable: Grantable) -> int:
+        """Listen to a doorbell; the descriptor that the client gets.
+
+        Raises:
+            OSError: there is no descriptor, and nothing is left of it.
+        """
+        bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._bells[number] = bell, grantable
+        try:
+            self.pump.register(bell, lambda _events: self.ring(grantable), _EVENTS)
+            return os.dup(bell)
+        except OSError:
+            self._forget(number)
+            raise
+
     def revoked(self, number: int) -> None:
-        """The client has it no more; what it rang before has been heard."""
+        """The client has it no more; what it rang before may be heard only now."""
         if number in self.ending:
             self.ending.discard(number)
+            if number in self._bells:
+                self.ring(self._bells[number][1])
             self._forget(number)
             self._ended.set()
 
     def _forget(self, number: int) -> None:
-        bell = self._bells.pop(number, None)
+        bell, _ = self._bells.pop(number, (None, None))
         if bell is not None:
             self.pump.unregister(bell)
             os.close(bell)

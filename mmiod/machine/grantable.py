@@ -5,7 +5,8 @@ looks for it.  The guest reads it when it likes, behind no gate, so that its dev
 may (`Region.mapped`), each of its registers be published always, and the device one that
 - has no interrupt lines and is no PCI function: what it says is never announced before it is shown;
 - is written to by messages only, while its page may stand: a posted write would be overtaken.
-It shows what the device is at the end of each of its inputs, and ones in quarantine.
+It shows what the device is at the end of each of its inputs, and ones in quarantine.  The guest may
+be reading it at any time: what is right stays as it is, and a page made anew is stored at once.
 
 A *doorbell* is a write of one value to one address (`mmiod.device.doorbells`).
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field, frozen
@@ -62,17 +65,17 @@ class Grantable:
     value: int
 
 
-@define(eq=False)
+@define
 class Image:
-    """A page as it is shown."""
+    """A page as it is shown; two are equal if the same would be shown in the same place."""
 
     address: int
     begin: int
     """In bytes."""
     hole: int
     parts: tuple[Part, ...]
-    shown: list[int] = field(factory=list)
-    """What each part was drawn as; nothing: none of it is."""
+    shown: list[int] | None = field(default=None, eq=False)
+    """What each part was drawn as; None: none of it is."""
 
 
 @define(eq=False)
@@ -83,7 +86,10 @@ class GuestPage(Page):
     """Others may stand than before."""
     images: dict[str, list[Image]] = field(factory=dict)
     """By device."""
-    bells: list[Grantable] = field(factory=list)
+    bells: dict[Grantable, None] = field(factory=dict)
+    """All there are, in order."""
+    begun: bool = False
+    """The machine has been on."""
     hosts: Mapping[str, InlineHost] = field(factory=dict)
     _places: dict[tuple[str, int], int] = field(factory=dict)
     """Which page of the memory is kept for which of the guest's."""
@@ -95,17 +101,32 @@ class GuestPage(Page):
         self._bytes = self.words.cast("B")
 
     def grantable(self) -> Iterator[Grantable]:
-        """What may stand now."""
-        if not (self.entered and self.running):
+        """What may stand, as things were when nothing moved; a guest that pauses keeps what it has."""
+        if not self.begun:
             return
         for device, images in self.images.items():
             for image in images if device not in self.withheld else ():
                 yield Grantable(GrantKind.PAGE, device, Space.MMIO, image.address, PAGE, image.begin)
-        yield from (bell for bell in self.bells if bell.device not in self.withheld)
+        yield from (bell for bell in islice(self.bells, MAX_BELLS) if bell.device not in self.withheld)
+
+    def go(self) -> None:
+        """From now on something may stand."""
+        self.begun = True
+        Page.go(self)
 
     def settle(self) -> None:
         """Make the table right, and what is drawn with it."""
         Page.settle(self)
+        self._offer()
+
+    def _settle_moved(self, name: str) -> None:
+        Page._settle_moved(self, name)  # noqa: SLF001
+        self._offer()
+
+    def _offer(self) -> None:
+        """Others may stand; each page shows its device by then."""
+        for name in self.images:
+            self._paint(name)
         self.changed()
 
     def enter(self) -> None:
@@ -113,38 +134,55 @@ class GuestPage(Page):
         around = self.around()
         self.hosts = around.hosts
         self.images = {name: found for name in around.hosts if (found := self._images(around, name))}
-        self.bells = [bell for name in around.hosts for bell in _bells_of(around, name)][:MAX_BELLS]
+        self.bells = dict.fromkeys(bell for name in around.hosts for bell in _bells_of(around, name))
         Page.enter(self)
 
     def look(self, name: str) -> None:
         """A device's input is over."""
         Page.look(self, name)
-        images = self.images.get(name)
-        if images:
-            host = self.hosts[name]
-            if host.serves:
-                host.guarded(self._draw, None, images, host.device)
+        if name in self.images:
+            self._paint(name)
+
+    def _paint(self, name: str) -> None:
+        """Show a device as it is now."""
+        host = self.hosts[name]
+        if host.serves:
+            host.guarded(self._draw, None, self.images[name], host.device)
+        else:
+            self.blank(name)
 
     def blank(self, name: str) -> None:
         """A device is out of service: all of its pages reads ones."""
         for image in self.images.get(name, ()):
             self._bytes[image.begin : image.begin + PAGE] = _DARK
-            image.shown.clear()
+            image.shown = None
 
     def _draw(self, images: list[Image], device: Device) -> None:
         """Show what has changed; raises whatever the device's getters raise."""
         for image in images:
-            fresh = not image.shown
-            if fresh:
-                self._bytes[image.begin : image.begin + PAGE] = bytes([image.hole]) * PAGE
-                image.shown = [-1] * len(image.parts)
-            for number, (at, part, copy) in enumerate(image.parts):
-                device.copy = copy
-                value = part.seen(device) if isinstance(part, Register) else part.guest_read(device)
-                if value != image.shown[number]:
-                    image.shown[number] = value
-                    begin = image.begin + at
-                    self._bytes[begin : begin + part.size] = value.to_bytes(part.size, "little")
+            if image.shown is None:
+                self._compose(image, device)
+            else:
+                self._redraw(image, image.shown, device)
+
+    def _compose(self, image: Image, device: Device) -> None:
+        """A page that shows nothing of it yet, made elsewhere."""
+        page = bytearray([image.hole]) * PAGE
+        shown = list[int]()
+        for at, part, copy in image.parts:
+            value = _seen(device, part, copy)
+            shown.append(value)
+            page[at : at + part.size] = value.to_bytes(part.size, "little")
+        self._bytes[image.begin : image.begin + PAGE] = page
+        image.shown = shown
+
+    def _redraw(self, image: Image, shown: list[int], device: Device) -> None:
+        for number, (at, part, copy) in enumerate(image.parts):
+            value = _seen(device, part, copy)
+            if value != shown[number]:
+                shown[number] = value
+                begin = image.begin + at
+                self._bytes[begin : begin + part.size] = value.to_bytes(part.size, "little")
 
     def _rows(self, around: Surroundings, name: str) -> list[Row]:
         """Nothing is posted to a device whose page the guest may read."""
@@ -158,11 +196,13 @@ class GuestPage(Page):
         device = host.device
         if host.isolated or device.outputs or isinstance(device, PciFunction):
             return []
-        return [
+        known = {image.begin: image for image in self.images.get(name, ())}
+        found = [
             Image(address, begin, hole, parts)
             for address, hole, parts in _pages_of(device, name, around)
             if (begin := self._place(name, address)) is not None
         ]
+        return [known[one.begin] if known.get(one.begin) == one else one for one in found]
 
     def _place(self, name: str, address: int) -> int | None:
         """A page of the memory, always the same one; None if there is none left."""
@@ -177,17 +217,26 @@ def _pages_of(device: Device, name: str, around: Surroundings) -> Iterator[tuple
     for (owner, known), (space, claim) in around.claims.items():
         if owner != name or space is not Space.MMIO or not claim.fixed or claim.base % PAGE:
             continue
-        region, answerer = device.regions[known], device.answerers[known]
-        if not region.mapped or region.valid[0] > 1 or not isinstance(answerer, RegisterAnswerer):
+        region = device.regions[known]
+        if not region.mapped or region.valid[0] > 1:
             continue
         for offset in range(0, region.length - PAGE + 1, PAGE):
-            parts = _parts(device, answerer, offset)
+            parts = _parts(type(device), known, offset)  # type: ignore[arg-type]  # a class has a hash
             if parts is not None:
                 yield claim.base + offset, region.hole, parts
 
 
-def _parts(device: Device, answerer: RegisterAnswerer, begin: int) -> tuple[Part, ...] | None:
+def _seen(device: Device, part: Register | Buffer, copy: int) -> int:
+    device.copy = copy
+    return part.seen(device) if isinstance(part, Register) else part.guest_read(device)
+
+
+@lru_cache(maxsize=256)  # 4 ms each, and all are looked for whenever anything has moved
+def _parts(plugin: type[Device], region: str, begin: int) -> tuple[Part, ...] | None:
     """What a page shows, in the order of `Region.mapped`; None if a read of any of it has to be asked for."""
+    answerer = plugin.answerers[region]
+    if not isinstance(answerer, RegisterAnswerer):
+        return None
     found: dict[tuple[int, int], Part] = {}
     stride = answerer.region.stride or answerer.region.length
     for offset in range(begin, begin + PAGE):
@@ -197,7 +246,7 @@ def _parts(device: Device, answerer: RegisterAnswerer, begin: int) -> tuple[Part
             if not isinstance(part, Register | Buffer) or not _shows(part) or not 0 <= at <= PAGE - part.size:
                 return None
             found[copy, part.offset] = at, part, copy
-    order = list(device.declared.values())
+    order = list(plugin.declared.values())
     return tuple(sorted(found.values(), key=lambda part: order.index(part[1]) if part[1] in order else -1))
 
 

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
+from attrs import define, evolve, field
 
 from mmiod.attach import grants
+from mmiod.attach.connection import Connection
+from mmiod.attach.grants import Grants
 from mmiod.attach.shared import OFFERED
 from mmiod.attach.vm import VmAttachment
+from mmiod.core.pump import Pump
 from mmiod.daemon import Daemon
+from mmiod.machine.grantable import Grantable, GrantKind
 from mmiod.protocol.exit.client import Client
 from mmiod.protocol.exit.events import Revoke
 from mmiod.protocol.exit.table import NUMBERS
 from mmiod.values import READ, DecodedExit, Space, TickExit, Values
 from mmiod.vmm.link import Link
-from mmiod.vmm.wire import connect_to
+from mmiod.vmm.wire import Wire, connect_to
+from tests.attach.peers import OFFER
 from tests.functional.boots import Boot, pc, serving
 
 pytestmark = pytest.mark.skipif(not OFFERED, reason="x86-64 only")
 
 CAPABILITY = NUMBERS["capability"]
 CRB = 0xFED4_0000
+BELL = Grantable(GrantKind.DOORBELL, "panel", Space.MMIO, 0xE000_0000, 2, 5)
+BELLS = [evolve(BELL, value=value) for value in range(3)]
 PAGES = [("PAGE", CRB + 4096 * number) for number in range(5)]
 
 
@@ -112,4 +124,174 @@ async def test_a_client_gives_back_what_is_revoked(
                 nursery.start_soon(trio.to_thread.run_sync, give_back, link, 5)
             await daemon.withdrawn()
         assert (not given.ending, attachment.attached) == (True, answers)
+        link.close()
+
+
+# --- one connection's, without a daemon -----------------------------------------------------
+
+
+def opened() -> int:
+    """How many eventfds this process has."""
+    found = Path("/proc/self/fd").iterdir()
+    return sum("eventfd" in str(one.readlink()) for one in found if one.is_symlink())
+
+
+@define(eq=False)
+class Side:
+    """Grants of one connection, and its client."""
+
+    client: Wire
+    grants: Grants
+    rung: list[Grantable]
+    reasons: list[str] = field(factory=list)
+
+    @classmethod
+    def make(cls) -> Side:
+        """Both ends."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pump, rung = Pump(threading.Event()), list[Grantable]()
+
+        def closed(_connection: Connection, reason: str) -> None:
+            made.reasons.append(reason)
+            made.grants.close()
+
+        connection = Connection.accept(ours, pump, OFFER, lambda *_: None, closed)
+        made = cls(Wire(theirs), Grants(connection, 0, pump, rung.append), rung)
+        return made
+
+    def close(self) -> None:
+        """Both ends."""
+        self.grants.connection.close("done")
+        self.client.close()
+        self.grants.pump._epoll.close()
+        os.close(self.grants.pump._wake)
+
+    def received(self) -> list[int]:
+        """Take what was sent; the eventfds."""
+        found = list[int]()
+        while self.client.ready():
+            found += self.client.receive()[1]
+        return found
+
+
+@pytest.fixture
+def side() -> Iterator[Side]:
+    """One with nothing granted."""
+    made = Side.make()
+    yield made
+    made.close()
+
+
+def test_a_signal_is_heard_behind_the_revoked_that_it_came_before(side: Side) -> None:
+    """Both are there at the same poll, and the socket's turn is first."""
+    side.grants.update([BELL])
+    (bell,) = side.received()
+    side.grants.update([])
+    os.eventfd_write(bell, 1)
+    side.grants.revoked(1)
+    side.grants.pump.turn()
+    assert side.rung == [BELL]
+    assert (side.grants.given, side.grants.ending) == ({}, set())
+    os.close(bell)
+
+
+def test_what_is_revoked_of_a_client_that_is_gone_ends_with_it(side: Side) -> None:
+    """The first message that cannot be sent closes the connection, and nothing is left."""
+    before = opened()
+    side.grants.update(BELLS)
+    for bell in side.received():
+        os.close(bell)
+    side.client.close()
+    side.grants.update([])
+    assert (side.grants.given, side.grants.ending, len(side.reasons)) == ({}, set(), 1)
+    assert opened() == before
+
+
+def test_nothing_is_given_to_a_client_that_is_gone(side: Side) -> None:
+    """The same of GRANT: no eventfd is made for a connection that one before it has closed."""
+    before = opened()
+    side.client.close()
+    side.grants.update(BELLS)
+    assert (side.grants.given, len(side.reasons), opened()) == ({}, 1, before)
+
+
+def test_a_client_owes_so_many_answers_at_most(side: Side) -> None:
+    """A guest that moves a region in a loop uses up no descriptors of ours."""
+    before = opened()
+    turns = 0
+    while not side.reasons:
+        turns += 1
+        side.grants.update(BELLS)
+        for bell in side.received():
+            os.close(bell)
+        side.grants.update([])
+    assert turns == grants.MAX_ENDING // 3 + 1
+    assert side.reasons == ["more than 256 REVOKEs were not answered"]
+    assert opened() == before
+
+
+@pytest.mark.parametrize("call", ["eventfd", "dup"])
+def test_without_descriptors_a_doorbell_stays_an_exit(
+    side: Side, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Pages are granted as ever; the doorbell is when there is something to be granted again."""
+
+    def fail(*_arguments: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    page = Grantable(GrantKind.PAGE, "panel", Space.MMIO, 0xE000_1000, 4096, 1 << 18)
+    before = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        side.grants.update([BELL, page])
+    assert (list(side.grants.given), opened()) == ([page], before)
+    side.grants.update([BELL, page])
+    assert list(side.grants.given) == [page, BELL]
+    for bell in side.received():
+        os.close(bell)
+
+
+# --- whose region has moved -----------------------------------------------------------------
+
+PLUGIN = """
+from attrs import define, field
+from mmiod.device import Device, Region, Register
+
+@define
+class State:
+    rung: list[int] = field(factory=list)
+
+class Panel(Device):
+    \"\"\"A doorbell.  Threat: it is a test's.\"\"\"
+
+    bells = Region(16)
+    state: State
+    notify = Register(0, size=2, access="w", doorbell=True, rings=(5,), region=bells)
+
+    @notify.on_write
+    def _rung(self, value: int) -> None:
+        self.state.rung.append(value)
+"""
+
+
+async def test_a_doorbell_whose_region_has_moved_rings_nothing(tmp_path: Path) -> None:
+    """Not even what is at its address now, of the same device or another."""
+    (tmp_path / "panel.py").write_text(PLUGIN)
+    machine = pc(panel={"plugin": "panel", "at": {"bells": f"mmio:{BELL.address:#x}"}})
+    async with serving(tmp_path, Boot(machine, plugins=tmp_path)) as daemon:
+        link = await trio.to_thread.run_sync(link_to, tmp_path, "PUBLISHED", "GRANTS")
+        attachment = attached(daemon)
+        given = attachment.grants
+        assert given is not None
+        assert list(given.given) == [BELL]
+        panel = daemon.machines["vm"].hosts["panel"]
+        given.ring(BELL)
+        given.ring(evolve(BELL, value=6))
+        given.ring(evolve(BELL, address=BELL.address + 8))
+        assert panel.device.state.rung == [5]
+        daemon.machines["vm"].place("panel", panel.device.regions["bells"], Space.MMIO, 0xE100_0000)
+        panel.feed(None, "write", "bells", 8, 1, 0)
+        assert [known.address for known in given.given] == [0xE100_0000]
+        given.ring(BELL)
+        assert panel.device.state.rung == [5]
         link.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import pytest
 from attrs import define, field
 from hypothesis import given, settings, strategies as st
@@ -11,6 +14,7 @@ from mmiod.device import Buffer, Device, IrqOutput, Region, Register
 from mmiod.machine.description import DeviceDescription, Placement
 from mmiod.machine.grantable import PAGE, TABLE, GrantKind, GuestPage
 from mmiod.machine.published import Page
+from mmiod.machine.restart import restart
 from mmiod.machine.rows import Kind
 from mmiod.protocol.exit.table import NUMBERS
 from mmiod.values import READ, WRITE, Space, ones
@@ -33,6 +37,8 @@ class Panel(Device):
     body = Region(2 * PAGE, hole=0x5A, mapped=True)
     rope = Region(8)
     state: PanelState
+    onlookers: ClassVar[list[Callable[[], None]]] = []
+    """Called while a page is drawn: behind `plain`, before `wide`."""
 
     plain = Register(0x10, size=4, mask=0xFFFF, published=True, posted=True, region=body)
     derived = Register(0x21, size=2, access="r", published=True, region=body)
@@ -43,6 +49,8 @@ class Panel(Device):
 
     @derived.value
     def _derived(self) -> int:
+        for look in self.onlookers:
+            look()
         return self.plain ^ 0xFFFF
 
     @plain.on_write
@@ -85,6 +93,17 @@ class Shown:
     def pages(self) -> dict[int, int]:
         """Where which page of the guest's is shown, in bytes."""
         return {one.address: one.value for one in self.rig.machine.grantable if one.kind is GrantKind.PAGE}
+
+    @property
+    def bells(self) -> list[tuple[int, int]]:
+        """Address and value of each doorbell that may stand."""
+        found = [one for one in self.rig.machine.grantable if one.kind is GrantKind.DOORBELL]
+        return [(one.address, one.value) for one in found]
+
+    def place(self, region: Region, address: int | None) -> None:
+        """Put a region of the device somewhere; what moved it is an input that is over then."""
+        self.rig.machine.place("device", region, Space.MMIO, address)
+        self.rig.machine.hosts["device"].feed(None, "write", "body", 0x38, 1, 0)
 
     def image(self, address: int) -> bytes:
         """What the guest reads there."""
@@ -174,6 +193,78 @@ def test_what_is_withheld_may_not_stand(panel: Shown) -> None:
     assert machine.grantable == []
     machine.release("device")
     assert machine.grantable == before
+
+
+def test_doorbells_follow_their_region() -> None:
+    """Firmware places it when the machine is on; it moves, and is taken off: each is told of at once."""
+    panel = Shown.of(Panel, body=BASE)
+    assert panel.bells == []
+    for base in (0xE000_0000, 0xE100_0000, None):
+        told = len(panel.changes)
+        panel.place(Panel.rope, base)
+        assert len(panel.changes) > told
+        assert panel.bells == ([] if base is None else [(base, 0), (base, 3)])
+        assert list(panel.pages) == [BASE]
+
+
+def test_what_moves_or_pauses_takes_nothing_from_others(panel: Shown) -> None:
+    """Who withholds a device before the table is right again, or in a pause, has only that one's revoked."""
+    machine, page, before = panel.rig.machine, panel.rig.machine.page, panel.rig.machine.grantable
+    assert isinstance(page, GuestPage)
+    page.move("device")
+    machine.withhold("nobody", "watch")
+    assert (page.entered, machine.grantable) == (False, before)
+    page.settle()
+    page.stop()
+    machine.release("nobody")
+    assert machine.grantable == before
+    machine.withhold("device", "watch")
+    assert machine.grantable == []
+
+
+def test_nothing_may_stand_before_the_machine_is_on() -> None:
+    """The reset that precedes it is an input already."""
+    panel = Shown.of(Panel, body=BASE, rope=BASE + 2 * PAGE)
+    panel.rig.machine.publish(panel.words, lambda: None)
+    panel.rig.machine.reset()
+    assert panel.rig.machine.grantable == []
+    assert panel.rig.machine.page is not None
+    panel.rig.machine.page.go()
+    assert len(panel.rig.machine.grantable) == 3
+
+
+def test_a_page_that_stands_is_right_while_others_move(panel: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest reads it meanwhile, and must not meet a hole where a register is."""
+    panel.write(0x38, 8, 0x1122334455667788)
+    before, seen = panel.image(BASE), list[bytes]()
+    monkeypatch.setattr(Panel, "onlookers", [lambda: seen.append(panel.image(BASE))])
+    panel.rig.machine.place("device", Panel.rope, Space.MMIO, 0xE100_0000)
+    assert panel.rig.machine.page is not None
+    panel.rig.machine.page.look("device")
+    assert {before} == set(seen)
+
+
+def test_a_page_that_is_made_anew_is_stored_at_once(panel: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a quarantine it reads ones until all of it is right."""
+    panel.write(0x38, 8, 0x1122334455667788)
+    panel.write(0x10, 4, 0xDEAD)
+    seen = list[bytes]()
+    monkeypatch.setattr(Panel, "onlookers", [lambda: seen.append(panel.image(BASE))])
+    restart(panel.rig.machine, "device")
+    assert seen[0] == b"\xff" * PAGE
+    assert {*seen[1:], panel.image(BASE)} <= {seen[0], panel.answered(BASE)}
+    assert panel.image(BASE)[0x38:0x40] == bytes.fromhex("8877665544332211")
+
+
+def test_a_device_that_is_out_of_service_already_shows_ones(panel: Shown) -> None:
+    """To a client that comes only then, whose memory is empty."""
+    panel.write(0x10, 4, 0xDEAD)
+    machine, words = panel.rig.machine, memoryview(bytearray(8 * TABLE + PAGES * PAGE)).cast("Q")
+    machine.publish(words, lambda: None)
+    assert machine.page is not None
+    machine.page.go()
+    panel.words = words
+    assert panel.image(BASE) == b"\xff" * PAGE
 
 
 @pytest.mark.parametrize("what", ["line", "unmapped", "unaligned"])
