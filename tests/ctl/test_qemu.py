@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmiod.ctl.commands import show_functions
 from mmiod.ctl.qemu import NoFunctions, arguments, command_line
+
+ROOT = Path(__file__).parents[2]
 
 
 def function(device: str, slot: str | None = None, vm: str = "guest") -> dict[str, Any]:
@@ -62,6 +67,18 @@ def test_a_shell_takes_the_line_apart_again() -> None:
     """Quotes and spaces come through."""
     found = arguments([function("uart", "00:10.0")], "1G")
     assert found == shlex.split(command_line(found).replace("\\\n", ""))
+
+
+def test_the_line_of_the_readme_gives_qemu_its_arguments() -> None:
+    """A shell that runs what README and docs/qemu.md show passes on each argument as it is."""
+    found = arguments([function("uart", "00:10.0")], "1G")
+    shown = f"mmioctl() {{ cat <<'END'\n{command_line(found)}\nEND\n}}\n"
+    for page in ("README.md", "docs/qemu.md"):
+        [line] = re.findall(r"^ +(eval .*qemu-system-x86_64.*)$", (ROOT / page).read_text(), re.MULTILINE)
+        line = line.replace("qemu-system-x86_64", "qemu")  # a name that a function may have
+        program = f"{shown}qemu() {{ printf '%s\\0' \"$@\"; }}\n{line}\n"
+        passed = subprocess.run(["sh", "-c", program], stdout=subprocess.PIPE, check=True).stdout.decode()
+        assert found == passed.split("\0")[:-1][-len(found) :], page
 
 
 def test_functions_for_people() -> None:
