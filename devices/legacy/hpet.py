@@ -146,8 +146,8 @@ class Comparator:
             self.value = self.value & ~bits | value
             self.aim(tick)
             passed = tick - self.value & self.mask
-            if 0 < passed <= late:
-                self.due = tick - passed
+            if not periodic and 0 < passed <= late:
+                self.due = tick + 1
         self.configuration &= ~VALUE_SET
 
 
@@ -181,8 +181,8 @@ class Hpet(Device):
     The counter runs at 100 MHz of guest time; nothing counts, values are computed when
     read.  A comparator matches where the counter is equal to it, in 32-bit mode in their
     low halves: one that was passed already is missed until the counter wraps (2.3.9.2.1), but
-    a write to a running timer, which is posted, may come up to a second late, and then
-    matches at once.
+    a write to a running one-shot timer, which is posted, may come up to a second late, and then
+    matches at the next tick.
     PIT and RTC, wired to the inputs `pit` and `rtc`, reach `irq0` and `irq8` while
     LEG_RT_CNF is 0.  In edge mode a line stays high up to the next interrupt, where it drops
     for an instant: an 8259A wants it high until INTA.  A write of the running counter is
