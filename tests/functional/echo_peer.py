@@ -1,7 +1,7 @@
 """The far end of a wire: an IPv4 host that answers ARP, pings, and one TCP connection at a time.
 
-What it receives by TCP on any port it sends back.  It has no timers: the other side repeats
-what is lost, and loses nothing on a Unix socket.
+What it receives by TCP on any port it sends back, as far as the window allows, and again if nothing
+acknowledges it: a guest that is busy drops frames for which it has no room.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ ARP, IPV4 = 0x0806, 0x0800
 ICMP, TCP = 1, 6
 FIN, SYN, ACK = 1, 2, 16
 SEGMENT: Final = 1400
+REPEAT_S: Final = 0.3
+"""After so long a silence what is not acknowledged is sent again."""
+FIRST: Final = 1000
+"""Our first sequence number."""
+MODULUS: Final = 1 << 32
 
 
 def checksum(data: bytes) -> int:
@@ -33,13 +38,24 @@ def checksum(data: bytes) -> int:
 
 @define(eq=False)
 class Peer:
-    """One host; `frames` counts what it received by EtherType and protocol."""
+    """One host; `pings` and `echoed` count what it was asked."""
 
     pings: int = 0
     echoed: int = 0
     """Bytes by TCP."""
-    _sent: int = 0
     _awaited: int = 0
+    _first: int = FIRST
+    """Sequence number of what is not acknowledged yet."""
+    _unacknowledged: bytearray = field(factory=bytearray)
+    """From there on; what is behind `_under_way` has not been sent."""
+    _under_way: int = 0
+    _window: int = 0
+    _ends: bool = False
+    """The other side has, so we do behind what is left."""
+    _ended: bool = False
+    """That has been sent."""
+    _to: tuple[bytes, bytes, tuple[int, int]] = (b"", b"", (0, 0))
+    """Link and IP address of the other side, our port and theirs."""
     _out: list[bytes] = field(factory=list)
 
     def answer(self, frame: bytes) -> list[bytes]:
@@ -72,34 +88,76 @@ class Peer:
             self._ip(to, address, ICMP, reply[:2] + struct.pack(">H", checksum(reply)) + reply[4:])
 
     def _tcp(self, to: bytes, address: bytes, payload: bytes) -> None:
-        source, port, number, _, offset, flags = struct.unpack_from(">HHIIBB", payload)
+        source, port, number, acknowledged, offset, flags, window = struct.unpack_from(">HHIIBBH", payload)
         data = payload[4 * (offset >> 4) :]
+        self._to = to, address, (port, source)
+        self._window = window
         if flags & SYN:
-            self._sent, self._awaited = 1000, number + 1 & 0xFFFF_FFFF
-            self._segment(to, address, (port, source), SYN | ACK, b"")
-            self._sent += 1
-        elif number == self._awaited and (data or flags & FIN):
-            self._awaited = number + len(data) + (flags & FIN) & 0xFFFF_FFFF
-            for at in range(0, len(data), SEGMENT):
-                self._segment(to, address, (port, source), ACK, data[at : at + SEGMENT])
+            self._awaited = (number + 1) % MODULUS
+            self._first, self._under_way, self._ends, self._ended = FIRST, 0, False, False
+            self._unacknowledged.clear()
+            self._segment(SYN | ACK, b"")
+            self._first += 1
+            return
+        known = (acknowledged - self._first) % MODULUS
+        if self._ended and known == len(self._unacknowledged) + 1:  # all, and the end
+            self._unacknowledged.clear()
+            self._first, self._under_way, self._ends = acknowledged, 0, False
+        elif known <= len(self._unacknowledged):
+            del self._unacknowledged[:known]
+            self._first = acknowledged
+            self._under_way = max(0, self._under_way - known)
+        if number == self._awaited and (data or flags & FIN):
+            self._awaited = (number + len(data) + (flags & FIN)) % MODULUS
+            self._unacknowledged += data
             self.echoed += len(data)
-            if flags & FIN:
-                self._segment(to, address, (port, source), FIN | ACK, b"")
-        elif data:
-            self._segment(to, address, (port, source), ACK, b"")
+            self._ends |= bool(flags & FIN)
+        if not self._send_on() and (data or flags & FIN):
+            self._segment(ACK, b"")
 
-    def _segment(self, to: bytes, address: bytes, ports: tuple[int, int], flags: int, data: bytes) -> None:
-        head = struct.pack(">HHIIBBHHH", *ports, self._sent, self._awaited, 5 << 4, flags, 0x8000, 0, 0)
+    def repeat(self) -> list[bytes]:
+        """What is sent again after a silence."""
+        self._out, self._under_way, self._ended = [], 0, False
+        if self._unacknowledged or self._ends:
+            self._window = max(self._window, 1)  # a probe
+            self._send_on()
+        return self._out
+
+    def _send_on(self) -> bool:
+        """Send what the window allows; whether that was anything."""
+        before = len(self._out)
+        while size := min(
+            SEGMENT, self._window - self._under_way, len(self._unacknowledged) - self._under_way
+        ):
+            if size < 0:
+                break
+            part = bytes(self._unacknowledged[self._under_way : self._under_way + size])
+            self._segment(ACK, part)
+            self._under_way += size
+        if self._ends and not self._ended and self._under_way == len(self._unacknowledged):
+            self._segment(FIN | ACK, b"")
+            self._ended = True
+        return len(self._out) > before
+
+    def _segment(self, flags: int, data: bytes) -> None:
+        to, address, ports = self._to
+        number = (self._first + self._under_way) % MODULUS
+        head = struct.pack(">HHIIBBHHH", *ports, number, self._awaited, 5 << 4, flags, 0x8000, 0, 0)
         pseudo = ADDRESS + address + struct.pack(">BBH", 0, TCP, len(head) + len(data))
         head = head[:16] + struct.pack(">H", checksum(pseudo + head + data)) + head[18:]
-        self._sent = self._sent + len(data) & 0xFFFF_FFFF
         self._ip(to, address, TCP, head + data)
 
     async def serve(self, path: Path) -> None:
         """Answer on a datagram socket, until cancelled."""
+        sender = ""
         with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wire:
             await wire.bind(str(path))
             while True:
-                frame, sender = await wire.recvfrom(65536)
-                for reply in self.answer(frame):
+                replies: list[bytes] = []
+                with trio.move_on_after(REPEAT_S) as silence:
+                    frame, sender = await wire.recvfrom(65536)
+                    replies = self.answer(frame)
+                if silence.cancelled_caught and sender:
+                    replies = self.repeat()
+                for reply in replies:
                     await wire.sendto(reply, sender)
