@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -93,6 +92,8 @@ class GuestPage(Page):
     hosts: Mapping[str, InlineHost] = field(factory=dict)
     _places: dict[tuple[str, int], int] = field(factory=dict)
     """Which page of the memory is kept for which of the guest's."""
+    _found: dict[tuple[str, str, int], tuple[type[Device], tuple[Part, ...] | None]] = field(factory=dict)
+    """Parts of a device's page, and of which class: 4 ms each, and all are looked for after any move."""
     _bytes: memoryview = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -199,10 +200,31 @@ class GuestPage(Page):
         known = {image.begin: image for image in self.images.get(name, ())}
         found = [
             Image(address, begin, hole, parts)
-            for address, hole, parts in _pages_of(device, name, around)
+            for address, hole, parts in self._pages(device, name, around)
             if (begin := self._place(name, address)) is not None
         ]
         return [known[one.begin] if known.get(one.begin) == one else one for one in found]
+
+    def _pages(
+        self, device: Device, name: str, around: Surroundings
+    ) -> Iterator[tuple[int, int, tuple[Part, ...]]]:
+        """Guest address, what holes read, and parts of each page that may be shown."""
+        for (owner, known), (space, claim) in around.claims.items():
+            if owner != name or space is not Space.MMIO or not claim.fixed or claim.base % PAGE:
+                continue
+            region = device.regions[known]
+            if not region.mapped or region.valid[0] > 1:
+                continue
+            for offset in range(0, region.length - PAGE + 1, PAGE):
+                parts = self._parts(name, type(device), known, offset)
+                if parts is not None:
+                    yield claim.base + offset, region.hole, parts
+
+    def _parts(self, name: str, plugin: type[Device], region: str, begin: int) -> tuple[Part, ...] | None:
+        key = name, region, begin
+        if key not in self._found or self._found[key][0] is not plugin:
+            self._found[key] = plugin, _parts(plugin, region, begin)
+        return self._found[key][1]
 
     def _place(self, name: str, address: int) -> int | None:
         """A page of the memory, always the same one; None if there is none left."""
@@ -212,26 +234,11 @@ class GuestPage(Page):
         return self._places.setdefault((name, address), begin)
 
 
-def _pages_of(device: Device, name: str, around: Surroundings) -> Iterator[tuple[int, int, tuple[Part, ...]]]:
-    """Guest address, what holes read, and parts of each page that may be shown."""
-    for (owner, known), (space, claim) in around.claims.items():
-        if owner != name or space is not Space.MMIO or not claim.fixed or claim.base % PAGE:
-            continue
-        region = device.regions[known]
-        if not region.mapped or region.valid[0] > 1:
-            continue
-        for offset in range(0, region.length - PAGE + 1, PAGE):
-            parts = _parts(type(device), known, offset)  # type: ignore[arg-type]  # a class has a hash
-            if parts is not None:
-                yield claim.base + offset, region.hole, parts
-
-
 def _seen(device: Device, part: Register | Buffer, copy: int) -> int:
     device.copy = copy
     return part.seen(device) if isinstance(part, Register) else part.guest_read(device)
 
 
-@lru_cache(maxsize=256)  # 4 ms each, and all are looked for whenever anything has moved
 def _parts(plugin: type[Device], region: str, begin: int) -> tuple[Part, ...] | None:
     """What a page shows, in the order of `Region.mapped`; None if a read of any of it has to be asked for."""
     answerer = plugin.answerers[region]
