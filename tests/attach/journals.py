@@ -6,7 +6,6 @@ from typing import cast
 
 from mmiod.core.places import place_of
 from mmiod.machine.host import InlineHost
-from mmiod.machine.inputs import Input
 from mmiod.machine.journal import DONE, Entry
 from mmiod.values import READ, Space
 
@@ -23,7 +22,9 @@ def changing(host: InlineHost) -> list[Entry]:
 
 
 def _is_of_what_is_stored(host: InlineHost, entry: Entry) -> bool:
-    kind, arguments = cast("Input", (*(entry or ("",)), ())[:2])
+    if entry is None or len(entry) != 2:
+        return False
+    kind, arguments = entry
     if kind != "read":
         return False
     region, offset, size = cast("tuple[str, int, int]", arguments)
