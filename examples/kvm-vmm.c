@@ -26,8 +26,12 @@
 #define VGA 0xa0000ul            /* to 0xbffff: no RAM, so that accesses are exits */
 #define SHADOW 0xc0000ul         /* RAM again; below 1 MiB is the firmware's last part */
 #define SHADOW_COPY (MIB / 8)
+#define FIRST_PAGE 16            /* KVM's slots from here on are pages that were granted */
 
 static struct mmiod_client client = { .socket = -1, .descriptor = -1 };
+static struct mmiod_shared shared;     /* where exits go through, and what is below is */
+static struct mmiod_view view;         /* registers that need no message */
+static struct mmiod_fixtures fixtures; /* what needs no exit */
 static int vm = -1, vcpu = -1; /* descriptors of KVM */
 static struct kvm_run *run;    /* what KVM and we share about the vCPU */
 static uint8_t *memory;        /* RAM, and behind it the firmware */
@@ -59,6 +63,10 @@ static void *must_map(size_t length, int descriptor)
 static void tear_down(void)
 {
     mmiod_close(&client);
+    if (client.shared) {
+        mmiod_shared_close(&shared);
+        close(shared.descriptors[0]);
+    }
     munmap(memory, memory_size);
     munmap(run, run_size);
     close(vcpu);
@@ -112,6 +120,57 @@ static void build_memory(size_t ram_size, const char *firmware)
     plug(2, FOUR_GIB - rom_size, rom_size, memfd, ram_size, true);
     close(memfd);
     close(file);
+}
+
+/* --- what needs no message, and what needs no exit ----------------------------------- */
+
+/* A page that the guest reads by itself: a slot whose writes are exits. */
+static int show(const struct mmiod_fixture *page, uint32_t place, int stands)
+{
+    struct kvm_userspace_memory_region region = {
+        .slot = FIRST_PAGE + place,
+        .flags = KVM_MEM_READONLY,
+        .guest_phys_addr = page->grant.address,
+        .memory_size = stands ? 4096 : 0,
+        .userspace_addr = (uintptr_t)page->page,
+    };
+
+    return ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+/* A write that KVM signals to mmiod while the guest goes on. */
+static int wire(const struct mmiod_fixture *bell, int stands)
+{
+    struct kvm_ioeventfd ioeventfd = {
+        .datamatch = bell->grant.value,
+        .addr = bell->grant.address,
+        .len = bell->grant.size,
+        .fd = bell->doorbell,
+        .flags = KVM_IOEVENTFD_FLAG_DATAMATCH |
+                 (bell->grant.space == MMIOD_SPACE_PIO ? KVM_IOEVENTFD_FLAG_PIO : 0) |
+                 (stands ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN),
+    };
+
+    return ioctl(vm, KVM_IOEVENTFD, &ioeventfd);
+}
+
+/* Called by the client.  What KVM refuses stays an exit. */
+static int change(void *context, const struct mmiod_fixture *fixture, uint32_t place, int stands)
+{
+    int result = fixture->page ? show(fixture, place, stands) : wire(fixture, stands);
+
+    (void)context;
+    return stands ? result : must("a grant does not end", result);
+}
+
+/* Exits go through memory instead of the socket, behind them come registers, behind those pages. */
+static void share(void)
+{
+    int memfd = sealed_memory(2 * MMIOD_SHARED_PAGE + MMIOD_PUBLISHED_BYTES + MMIOD_PAGES_BYTES);
+
+    if (mmiod_share(&client, &shared, memfd) < 0)
+        errx(1, "mmiod does not share: %.120s", client.error.reason);
+    client.view = &view;
 }
 
 /* --- the vCPU ------------------------------------------------------------------------ */
@@ -195,13 +254,29 @@ static int fulfil_request(void)
 
 /* --- exits --------------------------------------------------------------------------- */
 
+/* An access of the guest.  What mmiod has published or lets us post needs no answer. */
+static int perform(uint8_t space, uint8_t direction, uint64_t address, uint16_t size, uint32_t count,
+                   int32_t stride, void *data)
+{
+    uint64_t value = 0;
+
+    if (count > 1)
+        return mmiod_access(&client, space, direction, address, size, count, stride, data);
+    memcpy(&value, data, size);
+    if (direction == MMIOD_DIRECTION_WRITE)
+        return mmiod_store(&client, space, address, size, value);
+    int result = mmiod_load(&client, space, address, size, &value);
+    memcpy(data, &value, size);
+    return result;
+}
+
 /* IN, OUT, INS and OUTS: KVM moves the registers, and the elements are in the shared pages. */
 static int port_io(void)
 {
     uint8_t direction = run->io.direction == KVM_EXIT_IO_OUT ? MMIOD_DIRECTION_WRITE : MMIOD_DIRECTION_READ;
 
-    return mmiod_access(&client, MMIOD_SPACE_PIO, direction, run->io.port, run->io.size, run->io.count, 0,
-                        (uint8_t *)run + run->io.data_offset);
+    return perform(MMIOD_SPACE_PIO, direction, run->io.port, run->io.size, run->io.count, 0,
+                   (uint8_t *)run + run->io.data_offset);
 }
 
 /* KVM has decoded the instruction.  A part of an access that crosses a page may have an odd size. */
@@ -211,8 +286,8 @@ static int mmio(void)
     bool whole = (length & (length - 1)) == 0;
     uint8_t direction = run->mmio.is_write ? MMIOD_DIRECTION_WRITE : MMIOD_DIRECTION_READ;
 
-    return mmiod_access(&client, MMIOD_SPACE_MMIO, direction, run->mmio.phys_addr,
-                        whole ? (uint16_t)length : 1, whole ? 1 : length, whole ? 0 : 1, run->mmio.data);
+    return perform(MMIOD_SPACE_MMIO, direction, run->mmio.phys_addr, whole ? (uint16_t)length : 1,
+                   whole ? 1 : length, whole ? 0 : 1, run->mmio.data);
 }
 
 /* With interrupts off only a request ends a halt, and that gives -ECANCELED. */
@@ -285,12 +360,17 @@ int main(int argc, char **argv)
     mmiod_client_init(&client, argv[1], argv[2]);
     strcpy(client.hello.vendor, "kvm-vmm");
     client.hello.required = MMIOD_CAPABILITY_INTR;
-    client.hello.optional = MMIOD_CAPABILITY_REQUESTS;
+    client.hello.optional = MMIOD_CAPABILITY_REQUESTS | MMIOD_CAPABILITY_SHARED_MEMORY |
+                            MMIOD_CAPABILITY_PUBLISHED | MMIOD_CAPABILITY_GRANTS;
     client.patience_ms = 10000;
     client.event = on_event;
+    client.fixtures = &fixtures;
+    fixtures.change = change;
     int result = mmiod_open(&client);
     if (result == 0)
         build_memory(mebibytes * MIB, argv[3]);
+    if (result == 0 && client.welcome.capabilities & MMIOD_CAPABILITY_SHARED_MEMORY)
+        share();
     while (result >= 0) {
         result = turn();
         if (result == -ECANCELED && request.kind)

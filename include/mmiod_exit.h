@@ -1,7 +1,7 @@
 /*
  * The exit protocol of mmiod, version 1: see docs/protocol.md.
- * Generated from table.py, slots.h, client.h and published.h in mmiod/protocol/exit/ by
- * `python -m mmiod.protocol.exit.header`; do not edit.
+ * Generated from table/, slots.h, grants.h, client.h and published.h in mmiod/protocol/exit/
+ * by `python -m mmiod.protocol.exit.header`; do not edit.
  *
  * All integers are little-endian.  A message is one SOCK_SEQPACKET datagram and begins
  * with struct mmiod_header; members named reserved are zero.
@@ -1204,8 +1204,8 @@ static inline uint32_t mmiod_message_size(uint16_t type)
 #ifndef MMIOD_EXIT_LAYOUT_ONLY
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -1215,6 +1215,7 @@ static inline uint32_t mmiod_message_size(uint16_t type)
 #define MMIOD_SHARED_SLOTS 251
 #define MMIOD_SHARED_RING 64u
 #define MMIOD_SHARED_SPIN 400 /* looks at a slot before its client sleeps; a few us */
+#define MMIOD_SHARED_WAKES 8 /* sleeps, after which the wake-ups are read */
 
 struct mmiod_shared {
     uint8_t *memory;
@@ -1223,6 +1224,7 @@ struct mmiod_shared {
     uint32_t shares;                     /* how often the daemon was told of it */
     int descriptors[2 + MMIOD_SHARED_SLOTS]; /* as SHARE sends them: memfd, kick, the daemon's ends */
     int wake[MMIOD_SHARED_SLOTS];        /* our ends */
+    uint8_t slept[MMIOD_SHARED_SLOTS];   /* sleeps since they were read */
 };
 
 static inline struct mmiod_shared_slot *mmiod_slot(const struct mmiod_shared *shared, uint32_t vcpu)
@@ -1280,54 +1282,45 @@ static inline uint32_t mmiod_slot_spin(const struct mmiod_shared *shared, uint32
     return state;
 }
 
-/* Sleeps until the exit may be answered, or `other` (-1: none) can be read: the slot's state. */
-static inline uint32_t mmiod_slot_wait(const struct mmiod_shared *shared, uint32_t vcpu, int other)
+/* An epoll for mmiod_slot_wait, which also hears when `other` (-1: none) can be read; or a negative errno. */
+static inline int mmiod_slot_listen(const struct mmiod_shared *shared, uint32_t vcpu, int other)
+{
+    struct epoll_event event;
+    int ear = epoll_create1(EPOLL_CLOEXEC);
+    int result;
+
+    memset(&event, 0, sizeof(event));
+    event.events = EPOLLIN | EPOLLET; /* each wake-up once, whether or not it was read */
+    if (ear >= 0 && epoll_ctl(ear, EPOLL_CTL_ADD, shared->wake[vcpu], &event) == 0) {
+        event.events = EPOLLIN;
+        if (other < 0 || epoll_ctl(ear, EPOLL_CTL_ADD, other, &event) == 0)
+            return ear;
+    }
+    result = -errno;
+    if (ear >= 0)
+        close(ear);
+    return result;
+}
+
+/*
+ * Sleeps until the exit may be answered, or what else `ear` hears: the slot's state.  That is one system
+ * call, as wake-ups are read only now and then: there is room for some 270.
+ */
+static inline uint32_t mmiod_slot_wait(struct mmiod_shared *shared, uint32_t vcpu, int ear)
 {
     struct mmiod_shared_slot *slot = mmiod_slot(shared, vcpu);
-    struct pollfd awaited[2] = {{shared->wake[vcpu], POLLIN, 0}, {other, POLLIN, 0}};
+    struct epoll_event heard[2];
     uint8_t bytes[64];
 
     __atomic_store_n(&slot->client_sleeps, 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (mmiod_slot_state(shared, vcpu) == MMIOD_SHARED_STATE_READY)
-        poll(awaited, 2, -1);
+        epoll_wait(ear, heard, 2, -1);
     __atomic_store_n(&slot->client_sleeps, 0, __ATOMIC_RELAXED);
-    if (awaited[0].revents)
+    if (++shared->slept[vcpu] % MMIOD_SHARED_WAKES == 0)
         while (recv(shared->wake[vcpu], bytes, sizeof(bytes), MSG_DONTWAIT) == (ssize_t)sizeof(bytes))
             ;
     return mmiod_slot_state(shared, vcpu);
-}
-
-/* Makes the client's side for `slots` vCPUs in a memfd that is the caller's: see mmiod_share. */
-static inline int mmiod_shared_init(struct mmiod_shared *shared, int memfd, uint32_t slots)
-{
-    off_t end = lseek(memfd, 0, SEEK_END);
-    size_t length = end > 0 ? (size_t)end : 0;
-    uint32_t n;
-    void *memory;
-
-    memset(shared, 0, sizeof(*shared));
-    if (slots > MMIOD_SHARED_SLOTS || length < MMIOD_SHARED_PAGE * (1 + (size_t)slots))
-        return -EINVAL;
-    memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
-    if (memory == MAP_FAILED)
-        return -errno;
-    shared->memory = (uint8_t *)memory;
-    shared->length = length;
-    shared->slots = slots;
-    shared->shares = 1;
-    shared->descriptors[0] = memfd;
-    shared->descriptors[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (shared->descriptors[1] < 0)
-        return -errno;
-    for (n = 0; n < slots; n++) {
-        int pair[2];
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-            return -errno;
-        shared->descriptors[2 + n] = pair[0];
-        shared->wake[n] = pair[1];
-    }
-    return 0;
 }
 
 /* Gives it back, when no thread uses it any more; the memfd stays the caller's. */
@@ -1343,8 +1336,190 @@ static inline void mmiod_shared_close(struct mmiod_shared *shared)
     }
 }
 
+/* Makes the client's side for `slots` vCPUs in a memfd that is the caller's: see mmiod_share. */
+static inline int mmiod_shared_init(struct mmiod_shared *shared, int memfd, uint32_t slots)
+{
+    off_t end = lseek(memfd, 0, SEEK_END);
+    size_t length = end > 0 ? (size_t)end : 0;
+    void *memory;
+    int result;
+
+    memset(shared, 0, sizeof(*shared));
+    if (slots > MMIOD_SHARED_SLOTS || length < MMIOD_SHARED_PAGE * (1 + (size_t)slots))
+        return -EINVAL;
+    memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    shared->memory = (uint8_t *)memory;
+    shared->length = length;
+    shared->shares = 1;
+    shared->descriptors[0] = memfd;
+    shared->descriptors[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    while (shared->descriptors[1] >= 0 && shared->slots < slots) {
+        int pair[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+            break;
+        shared->descriptors[2 + shared->slots] = pair[0];
+        shared->wake[shared->slots++] = pair[1];
+    }
+    if (shared->descriptors[1] >= 0 && shared->slots == slots)
+        return 0;
+    result = -errno;
+    mmiod_shared_close(shared);
+    return result;
+}
+
 #endif /* MMIOD_EXIT_LAYOUT_ONLY */
 
+
+/*
+ * What needs no exit at all (docs/protocol.md, "Grants"): pages that the guest reads by itself,
+ * doorbells that its kernel signals.  They stand where the caller puts them:
+ *
+ *     static struct mmiod_fixtures fixtures;
+ *
+ *     fixtures.change = change;
+ *     client.hello.required = MMIOD_CAPABILITY_SHARED_MEMORY | MMIOD_CAPABILITY_PUBLISHED |
+ *                             MMIOD_CAPABILITY_GRANTS;
+ *     client.fixtures = &fixtures;                 // of the client that opens the session
+ *     mmiod_share(&client, &shared, memfd);        // MMIOD_PAGES_BYTES behind MMIOD_PUBLISHED_BYTES
+ *
+ * The client takes them down again, answers REVOKE then, and rings what may not have been heard.
+ * For that it must hear the daemon while its guest runs: see mmiod_poll.
+ */
+#ifndef MMIOD_EXIT_LAYOUT_ONLY
+
+#define MMIOD_PAGES_BYTES 131072u /* room for 32 pages */
+#define MMIOD_FIXTURES 96u        /* those, and 64 doorbells: more are not granted */
+
+struct mmiod_fixture {
+    struct mmiod_msg_grant grant;        /* number 0: nothing is here */
+    void *page;                          /* of a PAGE: the 4096 bytes; NULL of a doorbell */
+    int doorbell;                        /* of a DOORBELL: its eventfd, closed behind `change`; else -1 */
+};
+
+struct mmiod_fixtures {
+    /*
+     * The caller's.  It puts one up (`stands`), for KVM as a memory slot with KVM_MEM_READONLY
+     * or as an ioeventfd, or takes it out of reach of all vCPUs; `place` is a number below
+     * MMIOD_FIXTURES, of its own as long as it stands.  It may be called in any function that
+     * receives, also by mmiod_close, and must not use the client.  Anything but 0 leaves a
+     * grant unused.
+     */
+    int (*change)(void *context, const struct mmiod_fixture *fixture, uint32_t place, int stands);
+    void *context;
+
+    /* The client's own. */
+    const struct mmiod_shared *shared;   /* where pages are */
+    int again;                           /* what comes may have been rung before, and nobody heard it */
+    struct mmiod_fixture places[MMIOD_FIXTURES];
+};
+
+/* The one with this number, with 0 a place for another one; NULL: there is none. */
+static inline struct mmiod_fixture *mmiod_fixture_of(struct mmiod_fixtures *fixtures, uint32_t number)
+{
+    uint32_t place;
+
+    for (place = 0; place < MMIOD_FIXTURES; place++)
+        if (fixtures->places[place].grant.number == number)
+            return &fixtures->places[place];
+    return NULL;
+}
+
+static inline int mmiod_fixture_change(struct mmiod_fixtures *fixtures, const struct mmiod_fixture *fixture,
+                                       int stands)
+{
+    return fixtures->change(fixtures->context, fixture, (uint32_t)(fixture - fixtures->places), stands);
+}
+
+static inline void mmiod_fixture_forget(struct mmiod_fixture *fixture)
+{
+    if (fixture->doorbell >= 0)
+        close(fixture->doorbell);
+    fixture->grant.number = 0;
+}
+
+/* The 4096 bytes of a PAGE; NULL of a doorbell, and if they are not in the shared memory. */
+static inline void *mmiod_granted_page(const struct mmiod_fixtures *fixtures,
+                                       const struct mmiod_msg_grant *grant)
+{
+    size_t length = fixtures->shared ? fixtures->shared->length : 0;
+
+    if (grant->kind != MMIOD_GRANT_KIND_PAGE || length < MMIOD_SHARED_PAGE ||
+        grant->value > length - MMIOD_SHARED_PAGE)
+        return NULL;
+    return fixtures->shared->memory + grant->value;
+}
+
+/* Whether a GRANT has what its kind needs. */
+static inline int mmiod_fixture_whole(const struct mmiod_fixture *fixture)
+{
+    switch (fixture->grant.number ? fixture->grant.kind : -1) {
+    case MMIOD_GRANT_KIND_PAGE:
+        return fixture->page != NULL;
+    case MMIOD_GRANT_KIND_DOORBELL:
+        return fixture->doorbell >= 0;
+    default:
+        return 0;
+    }
+}
+
+/*
+ * Puts up what `grant` allows; `descriptor` came with it, and is not the caller's any more.  What
+ * was rung on an earlier connection, or before a RESTORE, may be lost: a later doorbell is signalled.
+ */
+static inline int mmiod_fixture_put(struct mmiod_fixtures *fixtures, const struct mmiod_msg_grant *grant,
+                                    int descriptor)
+{
+    struct mmiod_fixture *fixture = mmiod_fixture_of(fixtures, 0);
+    struct mmiod_fixture one = {*grant, mmiod_granted_page(fixtures, grant), descriptor};
+    int whole = mmiod_fixture_whole(&one);
+
+    if (!fixture || !whole) {
+        mmiod_fixture_forget(&one);
+        return whole ? 0 : -EPROTO;
+    }
+    *fixture = one;
+    if (mmiod_fixture_change(fixtures, fixture, 1))
+        mmiod_fixture_forget(fixture);
+    else if (!one.page && fixtures->again)
+        eventfd_write(descriptor, 1);
+    return 0;
+}
+
+/* Takes one down; one that was left unused is not there. */
+static inline void mmiod_fixture_take(struct mmiod_fixtures *fixtures, uint32_t number)
+{
+    struct mmiod_fixture *fixture = number ? mmiod_fixture_of(fixtures, number) : NULL;
+
+    if (!fixture)
+        return;
+    mmiod_fixture_change(fixtures, fixture, 0);
+    mmiod_fixture_forget(fixture);
+}
+
+/* The connection has ended, or is another daemon's: takes all down. */
+static inline void mmiod_fixtures_clear(struct mmiod_fixtures *fixtures)
+{
+    uint32_t place;
+
+    for (place = 0; place < MMIOD_FIXTURES; place++)
+        mmiod_fixture_take(fixtures, fixtures->places[place].grant.number);
+    fixtures->again |= fixtures->shared != NULL;
+}
+
+/* Signals all doorbells that stand, and from now on each that comes. */
+static inline void mmiod_fixtures_ring(struct mmiod_fixtures *fixtures)
+{
+    uint32_t place;
+
+    fixtures->again = 1;
+    for (place = 0; place < MMIOD_FIXTURES; place++)
+        if (fixtures->places[place].grant.number && !fixtures->places[place].page)
+            eventfd_write(fixtures->places[place].doorbell, 1);
+}
+
+#endif /* MMIOD_EXIT_LAYOUT_ONLY */
 
 /*
  * A client of the protocol, for one connection and the exits of one vCPU.
@@ -1425,8 +1600,10 @@ struct mmiod_client {
     uint64_t posted;                     /* of the last posted write */
     union mmiod_message out;             /* the last exit, as it was sent */
     struct mmiod_view *view;             /* the caller's: see mmiod_load; NULL: all goes by message */
+    struct mmiod_fixtures *fixtures;     /* the caller's: what stands; NULL: grants are left unused */
     struct mmiod_shared *shared;         /* NULL: everything goes by message */
     int in_slot;                         /* `out` is outstanding in the slot */
+    int ear;                             /* 1 + the epoll in which to sleep for it; 0: none yet */
     uint32_t share;                      /* shared->shares when the slot was last answered */
     uint32_t lost;                       /* the same when this connection was lost: newer ones can be used */
     struct mmiod_msg_posted unacknowledged[MMIOD_CLIENT_POSTED];
@@ -1434,8 +1611,19 @@ struct mmiod_client {
 
 /* --- datagrams ----------------------------------------------------------------------- */
 
+static inline void mmiod_deafen(struct mmiod_client *client)
+{
+    if (client->ear)
+        close(client->ear - 1);
+    client->ear = 0;
+}
+
+/* Ends the connection, and all that was granted on it. */
 static inline void mmiod_close(struct mmiod_client *client)
 {
+    mmiod_deafen(client);
+    if (client->fixtures)
+        mmiod_fixtures_clear(client->fixtures);
     if (client->socket >= 0)
         close(client->socket);
     if (client->descriptor >= 0)
@@ -1733,6 +1921,43 @@ static inline int mmiod_refused(struct mmiod_client *client)
     return -EREMOTEIO;
 }
 
+/* Puts up what the GRANT in `in` allows; its descriptor is closed by the next receive if nobody takes it. */
+static inline int mmiod_granted(struct mmiod_client *client)
+{
+    int descriptor = client->descriptor;
+
+    if (!client->fixtures)
+        return 0;
+    client->descriptor = -1;
+    return mmiod_fixture_put(client->fixtures, &client->in.grant, descriptor);
+}
+
+/* Takes down what the REVOKE in `in` ends, and says so. */
+static inline int mmiod_revoke(struct mmiod_client *client)
+{
+    struct mmiod_msg_revoked revoked;
+
+    memset(&revoked, 0, sizeof(revoked));
+    revoked.header.size = sizeof(revoked);
+    revoked.header.type = MMIOD_MSG_REVOKED;
+    revoked.number = client->in.revoke.number;
+    if (client->fixtures)
+        mmiod_fixture_take(client->fixtures, revoked.number);
+    return mmiod_send(client, &revoked, -1);
+}
+
+/* Another daemon has the connection: what is unanswered goes out again, and all grants have ended. */
+static inline int mmiod_resumed(struct mmiod_client *client)
+{
+    int result;
+
+    if (client->fixtures)
+        mmiod_fixtures_clear(client->fixtures);
+    client->times_opened++;
+    result = mmiod_resend(client);
+    return result < 0 ? result : mmiod_share_again(client);
+}
+
 /* What the message in `in` comes to: the type of an answer, 0 if there is nothing more to do. */
 static inline int mmiod_sort(struct mmiod_client *client, int type)
 {
@@ -1746,9 +1971,11 @@ static inline int mmiod_sort(struct mmiod_client *client, int type)
     case MMIOD_MSG_ERROR:
         return mmiod_refused(client);
     case MMIOD_MSG_RESUMED:
-        client->times_opened++;
-        answer = mmiod_resend(client);
-        return answer < 0 ? answer : mmiod_share_again(client);
+        return mmiod_resumed(client);
+    case MMIOD_MSG_GRANT:
+        return mmiod_granted(client);
+    case MMIOD_MSG_REVOKE:
+        return mmiod_revoke(client);
     case MMIOD_MSG_INTR:
         if (client->in.intr.vcpu == client->vcpu)
             client->interrupt = client->in.intr.level;
@@ -1790,6 +2017,14 @@ static inline int mmiod_poll(struct mmiod_client *client)
 
 /* --- requests: no exit may be outstanding --------------------------------------------- */
 
+/* Devices that were restored may lack what was rung before. */
+static inline int mmiod_acknowledged(const struct mmiod_client *client, uint16_t type)
+{
+    if (type == MMIOD_MSG_RESTORE && client->fixtures)
+        mmiod_fixtures_ring(client->fixtures);
+    return 0;
+}
+
 /*
  * Sends a request, which gets its serial here, and waits for the answer, which is in `in`.
  * After a reconnect or a take-over the request is sent again.
@@ -1813,7 +2048,7 @@ static inline int mmiod_request_with(struct mmiod_client *client, void *request,
         }
         result = mmiod_next(client, 0);
         if (result > 0 && client->in.ack.serial == client->serial)
-            return 0;
+            return mmiod_acknowledged(client, ((struct mmiod_header *)request)->type);
     } while (result >= 0 || result == -ECANCELED);
     return result;
 }
@@ -1826,7 +2061,9 @@ static inline int mmiod_request(struct mmiod_client *client, void *request, int 
 /*
  * Has the exits of all vCPUs go through shared memory: for the primary client, behind mmiod_open
  * with capability SHARED_MEMORY.  `memfd` has 4096 * (1 + hello.vcpus) bytes, zeros, and is sealed
- * with F_SEAL_SHRINK; with MMIOD_PUBLISHED_BYTES more there is room for published registers; `shared` lives as long as the clients.  Clients that join later use it, too.
+ * with F_SEAL_SHRINK; with MMIOD_PUBLISHED_BYTES more there is room for published registers, and with
+ * MMIOD_PAGES_BYTES behind those for pages that are granted.  `shared` lives as long as the clients.
+ * Clients that join later use it, too.
  * Where it fails exits go by message as before.
  */
 static inline int mmiod_share(struct mmiod_client *client, struct mmiod_shared *shared, int memfd)
@@ -1837,12 +2074,17 @@ static inline int mmiod_share(struct mmiod_client *client, struct mmiod_shared *
 
     if (result < 0)
         return result;
+    if (client->fixtures)
+        client->fixtures->shared = shared;
     mmiod_describe_share(shared, &message);
     result = mmiod_request_with(client, &message, shared->descriptors, 2 + shared->slots);
     if (result < 0) {
+        if (client->fixtures)
+            client->fixtures->shared = NULL;
         mmiod_shared_close(shared);
         return result;
     }
+    mmiod_deafen(client);
     client->shared = shared;
     client->share = shared->shares;
     return 0;
@@ -1950,8 +2192,16 @@ static inline int mmiod_slot_next(struct mmiod_client *client)
     uint32_t state = mmiod_slot_spin(shared, client->vcpu, client->spin);
     int result;
 
+    if (state == MMIOD_SHARED_STATE_READY && client->socket < 0)
+        return mmiod_next(client, 0); /* nobody looks there any more */
+    if (state == MMIOD_SHARED_STATE_READY && !client->ear) {
+        result = mmiod_slot_listen(shared, client->vcpu, client->socket);
+        if (result < 0)
+            return result;
+        client->ear = 1 + result;
+    }
     if (state == MMIOD_SHARED_STATE_READY)
-        state = mmiod_slot_wait(shared, client->vcpu, client->socket);
+        state = mmiod_slot_wait(shared, client->vcpu, client->ear - 1);
     switch (state) {
     case MMIOD_SHARED_STATE_COMPLETE:
         return mmiod_slot_take(client);

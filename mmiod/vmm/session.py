@@ -239,7 +239,7 @@ class Session:
                 return
             if time.monotonic() >= until:
                 self.close()
-                raise LinkLost(f"no daemon for {self.patience:g} s: {reason.__cause__ or reason}")
+                raise LinkLost(f"no session within {self.patience:g} s: {reason.__cause__ or reason}")
             select.select([], [], [], RETRY)
 
     def _open(self, attempt: Callable[[], None]) -> None:

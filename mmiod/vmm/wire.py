@@ -38,8 +38,9 @@ def connect_to(path: str) -> Connect:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             connection.connect(path)
-        except OSError:
+        except OSError as error:
             connection.close()
+            error.filename = path
             raise
         return connection
 

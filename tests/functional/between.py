@@ -1,4 +1,6 @@
-"""What stands between a hypervisor and the daemon: it takes over amid exits, or ends the session."""
+"""What stands between a hypervisor and the daemon: it takes over amid exits, ends the session, or hides
+what the daemon can do.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,13 @@ from attrs import define, field
 from mmiod.errors import ProtocolError
 from mmiod.protocol.exit import MAX_MESSAGE, NUMBERS, replies
 from mmiod.protocol.exit.codec import BY_NAME
+from mmiod.protocol.exit.table import MESSAGES
 
 COMPLETIONS: Final = range(BY_NAME["VALUES"].type, BY_NAME["REPLY"].type + 1)
-RIGHTS: Final = socket.CMSG_SPACE(4)
+HELLO: Final = BY_NAME["HELLO"].type
+OPTIONAL: Final = next(member.offset for member in MESSAGES[HELLO].members if member.name == "optional")
+RIGHTS: Final = socket.CMSG_SPACE(3 * 4)
+"""SHARE of one vCPU has most."""
 Key = tuple[int, int]
 """vCPU and sequence number of an exit."""
 
@@ -33,6 +39,8 @@ class Between:
 
     upstream: Path
     takes_over: bool = True
+    without: tuple[str, ...] = ()
+    """Capabilities that a hypervisor wants if it can have them, and does not get."""
     over: bool = False
     """From now on the session is no more."""
     withheld: set[Key] = field(factory=set)
@@ -84,7 +92,10 @@ class Between:
                     os.close(descriptor)
 
     def _instead(self, message: bytes) -> bytes:
-        if int.from_bytes(message[4:6], "little") not in COMPLETIONS or not self.takes_over:
+        type_ = int.from_bytes(message[4:6], "little")
+        if type_ == HELLO:
+            return self._wanting_less(message)
+        if type_ not in COMPLETIONS or not self.takes_over:
             return message
         key = int.from_bytes(message[8:12], "little"), int.from_bytes(message[16:24], "little")
         if key not in self.withheld:
@@ -93,11 +104,23 @@ class Between:
         self.repeated.add(key)
         return message
 
+    def _wanting_less(self, hello: bytes) -> bytes:
+        wanted = int.from_bytes(hello[OPTIONAL : OPTIONAL + 8], "little")
+        wanted &= ~sum(NUMBERS["capability"][name] for name in self.without)
+        return hello[:OPTIONAL] + wanted.to_bytes(8, "little") + hello[OPTIONAL + 8 :]
+
+    async def take_over(self) -> None:
+        """Send RESUMED amid whatever goes on."""
+        for connection in self.connections:
+            await connection.send(replies.resumed(2))
+
 
 @asynccontextmanager
-async def between(path: Path, upstream: Path, *, takes_over: bool = True) -> AsyncIterator[Between]:
+async def between(
+    path: Path, upstream: Path, *, takes_over: bool = True, without: tuple[str, ...] = ()
+) -> AsyncIterator[Between]:
     """One that listens at `path`."""
-    relay = Between(upstream, takes_over)
+    relay = Between(upstream, takes_over, without)
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         await listener.bind(str(path))
         listener.listen()

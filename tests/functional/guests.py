@@ -17,6 +17,7 @@ from attrs import define
 from mmiod.machine.machine import Machine
 from mmiod.protocol.exit.client import Client
 from mmiod.protocol.exit.table import NUMBERS
+from mmiod.trace.record import Record
 from mmiod.vmm.accelerator import Accelerator
 from mmiod.vmm.clock import DaemonClock
 from mmiod.vmm.guest import PAGE, GuestMemory
@@ -89,6 +90,8 @@ class Ended:
     memory: GuestMemory
     cpu: Accelerator
     raw_exits: int
+    trace: list[Record]
+    """What came to the devices."""
 
     @property
     def device(self) -> bytes:
@@ -135,7 +138,8 @@ async def execute(
         flights = daemon.flights("vm")
         assert flights is not None
         raw_exits = flights.totals.exits.get("RawExit", 0)
-        return Ended(daemon.machines["vm"], vcpu.memory, vcpu.cpu, raw_exits)
+        trace, _, _ = daemon.recorder.since(0, 1 << 30)
+        return Ended(daemon.machines["vm"], vcpu.memory, vcpu.cpu, raw_exits, trace)
 
 
 def _run(link: Link, memory: GuestMemory, build: Build) -> Vcpu:

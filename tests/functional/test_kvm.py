@@ -89,7 +89,7 @@ async def test_a_boot_on_kvm_goes_on_in_another_daemon(tmp_path: Path, irqchip: 
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    move = ("--irqchip", irqchip, "--hand-over", f"100:{there}/second.exit:second")
+    move = ("--irqchip", irqchip, "--hand-over", f"40:{there}/second.exit:second")
     boot = Boot(machine, options=(*KVM, *move))
     async with serving(there, Boot(machine, name="second")) as second, booting(here, boot) as first:
         log = await Booting(second, first.hypervisors).reaches_its_end("second")

@@ -11,6 +11,7 @@ import trio
 from attrs import define
 
 from tests.functional.boots import FIRMWARE, LAST_LINE, PATIENCE_S, ROOT, Boot, booting, pc
+from tests.functional.guests import image
 
 SOURCE = ROOT / "examples" / "kvm-vmm.c"
 STRICT = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", str(ROOT / "include"))
@@ -33,16 +34,23 @@ def build(directory: Path) -> Path:
     return program
 
 
+def rom(directory: Path, text: str) -> Path:
+    """A guest of ours as firmware for it, of which the last 64 KiB are entered."""
+    path = directory / "guest.rom"
+    path.write_bytes(bytes(64 << 10) + image(text))
+    return path
+
+
 @pytest.mark.needs("gcc")
 def test_example_builds_and_stays_small(tmp_path: Path) -> None:
-    """300 lines are a hypervisor; without arguments it says what it wants."""
+    """380 lines are a hypervisor; without arguments it says what it wants."""
     refused = subprocess.run([build(tmp_path)], capture_output=True, text=True, check=False)
 
     assert (2, "kvm-vmm: usage: kvm-vmm EXIT_SOCKET VM FIRMWARE [MIB]\n") == (
         refused.returncode,
         refused.stderr,
     )
-    assert len(SOURCE.read_text().splitlines()) <= 300
+    assert len(SOURCE.read_text().splitlines()) <= 380
 
 
 def test_guide_quotes_the_example() -> None:

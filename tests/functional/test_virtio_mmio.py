@@ -9,12 +9,12 @@ import pytest
 
 from mmiod.vmm.accelerator import Accelerator
 from mmiod.vmm.vcpu import Vcpu
-from tests.functional.boots import pc
+from tests.functional.boots import Tables, pc
 from tests.functional.guests import execute
 
 ENTROPY, DISK = 0xFEB0_0000, 0xFEB0_0200
 BUFFERS, RANDOM, SECTOR = 0x9000, 0x9100, 0x9200
-TEXT = f"""
+DRIVES = f"""
 .macro set register, value
     mov dword ptr [rsi + \\register], \\value
 .endm
@@ -62,11 +62,9 @@ def unicorn(vcpu: Vcpu) -> Accelerator:
     return UnicornCpu(vcpu.memory, vcpu.perform)
 
 
-@pytest.mark.needs("gcc", "unicorn")
-async def test_a_guest_drives_both(tmp_path: Path) -> None:
-    """Random bytes are those that were drawn; a sector that it read and wrote elsewhere is the same."""
-    content = Random(1).randbytes(2048)  # the same each time, on purpose
-    disk = tmp_path / "virtio.img"
+def mmio_devices(directory: Path, content: bytes) -> tuple[Tables, Path]:
+    """A PC with both, and the disk's image."""
+    disk = directory / "virtio.img"
     disk.write_bytes(content)
     tables = pc()
     tables["devices"]["entropy"] = {
@@ -79,7 +77,15 @@ async def test_a_guest_drives_both(tmp_path: Path) -> None:
         "at": {"registers": f"mmio:{DISK:#x}"},
         "streams": {"image": f"block:{disk}"},
     }
-    ended = await execute(tmp_path, TEXT, unicorn, machine=tables)
+    return tables, disk
+
+
+@pytest.mark.needs("gcc", "unicorn")
+async def test_a_guest_drives_both(tmp_path: Path) -> None:
+    """Random bytes are those that were drawn; a sector that it read and wrote elsewhere is the same."""
+    content = Random(1).randbytes(2048)  # the same each time, on purpose
+    tables, disk = mmio_devices(tmp_path, content)
+    ended = await execute(tmp_path, DRIVES, unicorn, machine=tables)
     assert Random("seed").randbytes(64)[:40] == ended.memory.read(RANDOM, 40)  # alike
     assert content[512:1024] == ended.memory.read(SECTOR, 512)
     assert content[:1024] + content[512:1024] + content[1536:] == disk.read_bytes()

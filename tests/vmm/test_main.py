@@ -12,6 +12,8 @@ import pytest
 from mmiod.vmm.__main__ import main
 from tests.vmm.fake import VM, FakeDaemon, firmware
 
+NOBODY = "no session within 0.2 s: [Errno 2] No such file or directory"
+
 
 def arguments(directory: Path, *more: str) -> list[str]:
     """A command line for a guest that asks for exit code 42."""
@@ -64,7 +66,7 @@ def test_the_exit_status_is_what_the_guest_asks_for(
 def test_no_daemon_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Status 1 and a sentence."""
     assert main(arguments(tmp_path)) == 1
-    assert "mmiod-vmm: no daemon for 0.2 s: [Errno 2] No such file or directory\n" == capsys.readouterr().err
+    assert f"mmiod-vmm: {NOBODY}: '{tmp_path}/vm.exit'\n" == capsys.readouterr().err
 
 
 def test_a_missing_accelerator_is_told(
@@ -151,4 +153,4 @@ def test_a_hand_over_to_nobody_is_told(tmp_path: Path, capsys: pytest.CaptureFix
         assert main(arguments(tmp_path, "--hand-over", f"0:{tmp_path}/none:other")) == 1
 
     assert 2 | 64 == daemon.hellos[0].required
-    assert "mmiod-vmm: no daemon for 0.2 s: [Errno 2] No such file or directory\n" == capsys.readouterr().err
+    assert f"mmiod-vmm: {NOBODY}: '{tmp_path}/none'\n" == capsys.readouterr().err

@@ -77,8 +77,10 @@ struct mmiod_client {
     uint64_t posted;                     /* of the last posted write */
     union mmiod_message out;             /* the last exit, as it was sent */
     struct mmiod_view *view;             /* the caller's: see mmiod_load; NULL: all goes by message */
+    struct mmiod_fixtures *fixtures;     /* the caller's: what stands; NULL: grants are left unused */
     struct mmiod_shared *shared;         /* NULL: everything goes by message */
     int in_slot;                         /* `out` is outstanding in the slot */
+    int ear;                             /* 1 + the epoll in which to sleep for it; 0: none yet */
     uint32_t share;                      /* shared->shares when the slot was last answered */
     uint32_t lost;                       /* the same when this connection was lost: newer ones can be used */
     struct mmiod_msg_posted unacknowledged[MMIOD_CLIENT_POSTED];
@@ -86,8 +88,19 @@ struct mmiod_client {
 
 /* --- datagrams ----------------------------------------------------------------------- */
 
+static inline void mmiod_deafen(struct mmiod_client *client)
+{
+    if (client->ear)
+        close(client->ear - 1);
+    client->ear = 0;
+}
+
+/* Ends the connection, and all that was granted on it. */
 static inline void mmiod_close(struct mmiod_client *client)
 {
+    mmiod_deafen(client);
+    if (client->fixtures)
+        mmiod_fixtures_clear(client->fixtures);
     if (client->socket >= 0)
         close(client->socket);
     if (client->descriptor >= 0)
@@ -385,6 +398,43 @@ static inline int mmiod_refused(struct mmiod_client *client)
     return -EREMOTEIO;
 }
 
+/* Puts up what the GRANT in `in` allows; its descriptor is closed by the next receive if nobody takes it. */
+static inline int mmiod_granted(struct mmiod_client *client)
+{
+    int descriptor = client->descriptor;
+
+    if (!client->fixtures)
+        return 0;
+    client->descriptor = -1;
+    return mmiod_fixture_put(client->fixtures, &client->in.grant, descriptor);
+}
+
+/* Takes down what the REVOKE in `in` ends, and says so. */
+static inline int mmiod_revoke(struct mmiod_client *client)
+{
+    struct mmiod_msg_revoked revoked;
+
+    memset(&revoked, 0, sizeof(revoked));
+    revoked.header.size = sizeof(revoked);
+    revoked.header.type = MMIOD_MSG_REVOKED;
+    revoked.number = client->in.revoke.number;
+    if (client->fixtures)
+        mmiod_fixture_take(client->fixtures, revoked.number);
+    return mmiod_send(client, &revoked, -1);
+}
+
+/* Another daemon has the connection: what is unanswered goes out again, and all grants have ended. */
+static inline int mmiod_resumed(struct mmiod_client *client)
+{
+    int result;
+
+    if (client->fixtures)
+        mmiod_fixtures_clear(client->fixtures);
+    client->times_opened++;
+    result = mmiod_resend(client);
+    return result < 0 ? result : mmiod_share_again(client);
+}
+
 /* What the message in `in` comes to: the type of an answer, 0 if there is nothing more to do. */
 static inline int mmiod_sort(struct mmiod_client *client, int type)
 {
@@ -398,9 +448,11 @@ static inline int mmiod_sort(struct mmiod_client *client, int type)
     case MMIOD_MSG_ERROR:
         return mmiod_refused(client);
     case MMIOD_MSG_RESUMED:
-        client->times_opened++;
-        answer = mmiod_resend(client);
-        return answer < 0 ? answer : mmiod_share_again(client);
+        return mmiod_resumed(client);
+    case MMIOD_MSG_GRANT:
+        return mmiod_granted(client);
+    case MMIOD_MSG_REVOKE:
+        return mmiod_revoke(client);
     case MMIOD_MSG_INTR:
         if (client->in.intr.vcpu == client->vcpu)
             client->interrupt = client->in.intr.level;
@@ -442,6 +494,14 @@ static inline int mmiod_poll(struct mmiod_client *client)
 
 /* --- requests: no exit may be outstanding --------------------------------------------- */
 
+/* Devices that were restored may lack what was rung before. */
+static inline int mmiod_acknowledged(const struct mmiod_client *client, uint16_t type)
+{
+    if (type == MMIOD_MSG_RESTORE && client->fixtures)
+        mmiod_fixtures_ring(client->fixtures);
+    return 0;
+}
+
 /*
  * Sends a request, which gets its serial here, and waits for the answer, which is in `in`.
  * After a reconnect or a take-over the request is sent again.
@@ -465,7 +525,7 @@ static inline int mmiod_request_with(struct mmiod_client *client, void *request,
         }
         result = mmiod_next(client, 0);
         if (result > 0 && client->in.ack.serial == client->serial)
-            return 0;
+            return mmiod_acknowledged(client, ((struct mmiod_header *)request)->type);
     } while (result >= 0 || result == -ECANCELED);
     return result;
 }
@@ -478,7 +538,9 @@ static inline int mmiod_request(struct mmiod_client *client, void *request, int 
 /*
  * Has the exits of all vCPUs go through shared memory: for the primary client, behind mmiod_open
  * with capability SHARED_MEMORY.  `memfd` has 4096 * (1 + hello.vcpus) bytes, zeros, and is sealed
- * with F_SEAL_SHRINK; with MMIOD_PUBLISHED_BYTES more there is room for published registers; `shared` lives as long as the clients.  Clients that join later use it, too.
+ * with F_SEAL_SHRINK; with MMIOD_PUBLISHED_BYTES more there is room for published registers, and with
+ * MMIOD_PAGES_BYTES behind those for pages that are granted.  `shared` lives as long as the clients.
+ * Clients that join later use it, too.
  * Where it fails exits go by message as before.
  */
 static inline int mmiod_share(struct mmiod_client *client, struct mmiod_shared *shared, int memfd)
@@ -489,12 +551,17 @@ static inline int mmiod_share(struct mmiod_client *client, struct mmiod_shared *
 
     if (result < 0)
         return result;
+    if (client->fixtures)
+        client->fixtures->shared = shared;
     mmiod_describe_share(shared, &message);
     result = mmiod_request_with(client, &message, shared->descriptors, 2 + shared->slots);
     if (result < 0) {
+        if (client->fixtures)
+            client->fixtures->shared = NULL;
         mmiod_shared_close(shared);
         return result;
     }
+    mmiod_deafen(client);
     client->shared = shared;
     client->share = shared->shares;
     return 0;
@@ -602,8 +669,16 @@ static inline int mmiod_slot_next(struct mmiod_client *client)
     uint32_t state = mmiod_slot_spin(shared, client->vcpu, client->spin);
     int result;
 
+    if (state == MMIOD_SHARED_STATE_READY && client->socket < 0)
+        return mmiod_next(client, 0); /* nobody looks there any more */
+    if (state == MMIOD_SHARED_STATE_READY && !client->ear) {
+        result = mmiod_slot_listen(shared, client->vcpu, client->socket);
+        if (result < 0)
+            return result;
+        client->ear = 1 + result;
+    }
     if (state == MMIOD_SHARED_STATE_READY)
-        state = mmiod_slot_wait(shared, client->vcpu, client->socket);
+        state = mmiod_slot_wait(shared, client->vcpu, client->ear - 1);
     switch (state) {
     case MMIOD_SHARED_STATE_COMPLETE:
         return mmiod_slot_take(client);

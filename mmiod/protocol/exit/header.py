@@ -1,10 +1,10 @@
-"""Writes include/mmiod_exit.h: the table's layout in C11 and C++, and behind it slots.h and client.h.
+"""Writes include/mmiod_exit.h: the table's layout in C11 and C++, and behind it the client's half.
 
     python -m mmiod.protocol.exit.header > include/mmiod_exit.h
 
 Structures have no packing attribute: their members are naturally aligned, and a static
-assertion holds every offset and size to the table's.  The three .h files beside this one are
-the client's half as functions, written by hand; a C program needs one header only.
+assertion holds every offset and size to the table's.  The .h files beside this one are the
+client's half as functions, written by hand; a C program needs one header only.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from mmiod.protocol.exit.table import (
 PROLOGUE: Final = f"""\
 /*
  * The exit protocol of mmiod, version {VERSION}: see docs/protocol.md.
- * Generated from table.py, slots.h, client.h and published.h in mmiod/protocol/exit/ by
- * `python -m mmiod.protocol.exit.header`; do not edit.
+ * Generated from table/, slots.h, grants.h, client.h and published.h in mmiod/protocol/exit/
+ * by `python -m mmiod.protocol.exit.header`; do not edit.
  *
  * All integers are little-endian.  A message is one SOCK_SEQPACKET datagram and begins
  * with struct mmiod_header; members named reserved are zero.
@@ -58,7 +58,9 @@ END_OF_LAYOUT: Final = """\
 #undef MMIOD_SIZE
 #undef MMIOD_STATIC_ASSERT
 """
-CLIENT: Final = [Path(__file__).with_name(name) for name in ("slots.h", "client.h", "published.h")]
+CLIENT: Final = [
+    Path(__file__).with_name(name) for name in ("slots.h", "grants.h", "client.h", "published.h")
+]
 EPILOGUE: Final = """
 #endif /* MMIOD_EXIT_H */
 """

@@ -7,8 +7,8 @@
 #ifndef MMIOD_EXIT_LAYOUT_ONLY
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -18,6 +18,7 @@
 #define MMIOD_SHARED_SLOTS 251
 #define MMIOD_SHARED_RING 64u
 #define MMIOD_SHARED_SPIN 400 /* looks at a slot before its client sleeps; a few us */
+#define MMIOD_SHARED_WAKES 8 /* sleeps, after which the wake-ups are read */
 
 struct mmiod_shared {
     uint8_t *memory;
@@ -26,6 +27,7 @@ struct mmiod_shared {
     uint32_t shares;                     /* how often the daemon was told of it */
     int descriptors[2 + MMIOD_SHARED_SLOTS]; /* as SHARE sends them: memfd, kick, the daemon's ends */
     int wake[MMIOD_SHARED_SLOTS];        /* our ends */
+    uint8_t slept[MMIOD_SHARED_SLOTS];   /* sleeps since they were read */
 };
 
 static inline struct mmiod_shared_slot *mmiod_slot(const struct mmiod_shared *shared, uint32_t vcpu)
@@ -83,54 +85,45 @@ static inline uint32_t mmiod_slot_spin(const struct mmiod_shared *shared, uint32
     return state;
 }
 
-/* Sleeps until the exit may be answered, or `other` (-1: none) can be read: the slot's state. */
-static inline uint32_t mmiod_slot_wait(const struct mmiod_shared *shared, uint32_t vcpu, int other)
+/* An epoll for mmiod_slot_wait, which also hears when `other` (-1: none) can be read; or a negative errno. */
+static inline int mmiod_slot_listen(const struct mmiod_shared *shared, uint32_t vcpu, int other)
+{
+    struct epoll_event event;
+    int ear = epoll_create1(EPOLL_CLOEXEC);
+    int result;
+
+    memset(&event, 0, sizeof(event));
+    event.events = EPOLLIN | EPOLLET; /* each wake-up once, whether or not it was read */
+    if (ear >= 0 && epoll_ctl(ear, EPOLL_CTL_ADD, shared->wake[vcpu], &event) == 0) {
+        event.events = EPOLLIN;
+        if (other < 0 || epoll_ctl(ear, EPOLL_CTL_ADD, other, &event) == 0)
+            return ear;
+    }
+    result = -errno;
+    if (ear >= 0)
+        close(ear);
+    return result;
+}
+
+/*
+ * Sleeps until the exit may be answered, or what else `ear` hears: the slot's state.  That is one system
+ * call, as wake-ups are read only now and then: there is room for some 270.
+ */
+static inline uint32_t mmiod_slot_wait(struct mmiod_shared *shared, uint32_t vcpu, int ear)
 {
     struct mmiod_shared_slot *slot = mmiod_slot(shared, vcpu);
-    struct pollfd awaited[2] = {{shared->wake[vcpu], POLLIN, 0}, {other, POLLIN, 0}};
+    struct epoll_event heard[2];
     uint8_t bytes[64];
 
     __atomic_store_n(&slot->client_sleeps, 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (mmiod_slot_state(shared, vcpu) == MMIOD_SHARED_STATE_READY)
-        poll(awaited, 2, -1);
+        epoll_wait(ear, heard, 2, -1);
     __atomic_store_n(&slot->client_sleeps, 0, __ATOMIC_RELAXED);
-    if (awaited[0].revents)
+    if (++shared->slept[vcpu] % MMIOD_SHARED_WAKES == 0)
         while (recv(shared->wake[vcpu], bytes, sizeof(bytes), MSG_DONTWAIT) == (ssize_t)sizeof(bytes))
             ;
     return mmiod_slot_state(shared, vcpu);
-}
-
-/* Makes the client's side for `slots` vCPUs in a memfd that is the caller's: see mmiod_share. */
-static inline int mmiod_shared_init(struct mmiod_shared *shared, int memfd, uint32_t slots)
-{
-    off_t end = lseek(memfd, 0, SEEK_END);
-    size_t length = end > 0 ? (size_t)end : 0;
-    uint32_t n;
-    void *memory;
-
-    memset(shared, 0, sizeof(*shared));
-    if (slots > MMIOD_SHARED_SLOTS || length < MMIOD_SHARED_PAGE * (1 + (size_t)slots))
-        return -EINVAL;
-    memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
-    if (memory == MAP_FAILED)
-        return -errno;
-    shared->memory = (uint8_t *)memory;
-    shared->length = length;
-    shared->slots = slots;
-    shared->shares = 1;
-    shared->descriptors[0] = memfd;
-    shared->descriptors[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (shared->descriptors[1] < 0)
-        return -errno;
-    for (n = 0; n < slots; n++) {
-        int pair[2];
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-            return -errno;
-        shared->descriptors[2 + n] = pair[0];
-        shared->wake[n] = pair[1];
-    }
-    return 0;
 }
 
 /* Gives it back, when no thread uses it any more; the memfd stays the caller's. */
@@ -144,6 +137,39 @@ static inline void mmiod_shared_close(struct mmiod_shared *shared)
         close(shared->descriptors[2 + n]);
         close(shared->wake[n]);
     }
+}
+
+/* Makes the client's side for `slots` vCPUs in a memfd that is the caller's: see mmiod_share. */
+static inline int mmiod_shared_init(struct mmiod_shared *shared, int memfd, uint32_t slots)
+{
+    off_t end = lseek(memfd, 0, SEEK_END);
+    size_t length = end > 0 ? (size_t)end : 0;
+    void *memory;
+    int result;
+
+    memset(shared, 0, sizeof(*shared));
+    if (slots > MMIOD_SHARED_SLOTS || length < MMIOD_SHARED_PAGE * (1 + (size_t)slots))
+        return -EINVAL;
+    memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    shared->memory = (uint8_t *)memory;
+    shared->length = length;
+    shared->shares = 1;
+    shared->descriptors[0] = memfd;
+    shared->descriptors[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    while (shared->descriptors[1] >= 0 && shared->slots < slots) {
+        int pair[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+            break;
+        shared->descriptors[2 + shared->slots] = pair[0];
+        shared->wake[shared->slots++] = pair[1];
+    }
+    if (shared->descriptors[1] >= 0 && shared->slots == slots)
+        return 0;
+    result = -errno;
+    mmiod_shared_close(shared);
+    return result;
 }
 
 #endif /* MMIOD_EXIT_LAYOUT_ONLY */
