@@ -138,7 +138,12 @@ def _demo_reload(_arguments: argparse.Namespace) -> int:
 
 def _demo_linux(arguments: argparse.Namespace) -> int:
     from mmiod.demo import linux
+    from mmiod.errors import ConfigError
 
+    missing = [name for name in linux.NEEDED if not (arguments.stock / name).exists()]
+    if missing:
+        lacks = f"{arguments.stock} has no {', '.join(missing)}"
+        return _refuse(ConfigError([f"DIRECTORY: {lacks}; .ci/stock makes one and prints where"]))
     return linux.run(arguments.stock)
 
 

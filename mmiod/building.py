@@ -18,6 +18,7 @@ from mmiod.attach.functions import FunctionsAttachment, check_functions, check_u
 from mmiod.attach.vm import VmAttachment
 from mmiod.core.backends.faces import Place
 from mmiod.core.device_task import DeviceTask
+from mmiod.core.gate import ShortWay
 from mmiod.core.pump import Pump
 from mmiod.core.spin import cap_ns
 from mmiod.core.watchdog import Watchdog
@@ -139,7 +140,14 @@ def build(config: Config) -> Daemon:
     pump = Pump(watchdog.working, cap_ns(settings.spin_us))
     attachments = {vm.name: _attachment(vm, machines[vm.name], pump, settings) for vm in config.vm}
     tasks = {
-        (vm, device): connect(machines[vm], device, chosen, attachments[vm].inject, pump.give_way)
+        (vm, device): connect(
+            machines[vm],
+            device,
+            chosen,
+            attachments[vm].inject,
+            ShortWay(pump.soon, attachments[vm].inject_now),
+            pump.give_way,
+        )
         for (vm, device), chosen in backends.items()
     }
 
@@ -175,11 +183,11 @@ def _machine(
     known: dict[tuple[str, str], tuple[DeviceDescription, Path]],
     deadline_ns: int,
 ) -> Machine:
-    description = configuration.load_machine(vm.machine)
+    file, directory = vm.machine.path, vm.machine.directory
+    description = configuration.load_machine(file, directory)
     problems: list[str] = []
     parts: dict[str, Part] = {}
     isolated: dict[str, MakeHost] = {}
-    directory = vm.machine.parent
     for name, described in description.devices.items():
         try:
             plugin = plugins.get(described.plugin)
@@ -190,9 +198,9 @@ def _machine(
                 source = plugins.current[described.plugin].source
                 isolated[name] = partial(process_host, source, described, directory, deadline_ns)
         except ConfigError as error:
-            problems += [f"{vm.machine}: devices.{name}.{problem}" for problem in error.problems]
+            problems += [f"{file}: devices.{name}.{problem}" for problem in error.problems]
         except (PluginError, ValueError) as error:
-            problems.append(f"{vm.machine}: devices.{name}: {error}")
+            problems.append(f"{file}: devices.{name}: {error}")
     if problems:
         raise ConfigError(problems)
     return _assemble(vm, description, parts, isolated, recorder)
@@ -236,7 +244,7 @@ def _assemble(
         else:
             check_unmapped(machine)
     except MachineError as error:
-        raise ConfigError([f"{vm.machine}: {problem}" for problem in error.problems]) from error
+        raise ConfigError([f"{vm.machine.path}: {problem}" for problem in error.problems]) from error
     return machine
 
 

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from mmiod import __main__, config, daemon
-from mmiod.config import Config, DaemonConfig, VmConfig
+from mmiod.config import Config, DaemonConfig, MachineFile, VmConfig
 from mmiod.errors import ConfigError
 from mmiod.machine.address_map import Policy
 from mmiod.machine.description import DeviceDescription, ImageDescription, Placement
@@ -135,7 +135,8 @@ def test_every_number_is_bounded() -> None:
 def test_paths_are_relative_to_their_file(tmp_path: Path) -> None:
     """Wherever the daemon is started."""
     loaded = config.load(written(tmp_path, f'{VM}[daemon]\nplugins = ["mine", "/theirs"]\ncontrol = "c"\n'))
-    assert [VmConfig("one", tmp_path / "one.toml", tmp_path / "one.exit")] == list(loaded.vm)
+    machine = MachineFile(tmp_path / "one.toml", tmp_path)
+    assert [VmConfig("one", machine, tmp_path / "one.exit")] == list(loaded.vm)
     assert (tmp_path / "mine", Path("/theirs")) == loaded.daemon.plugins
     assert tmp_path / "c" == loaded.daemon.control
 
@@ -352,6 +353,47 @@ def test_bundled_machines_are_right(tmp_path: Path, machine: Path) -> None:
     assert {"one"} == set(daemon.build(config.load(path)).machines)
 
 
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda path: path.stem)
+def test_a_bare_name_is_a_bundled_machine(tmp_path: Path, machine: Path) -> None:
+    """From any folder; images that it names are beside mmiod.toml, as there is where one may write."""
+    (tmp_path / "disk.img").write_bytes(bytes(512))
+    path = written(tmp_path, VM.replace("one.toml", machine.stem))
+    assert MachineFile(machine, tmp_path) == config.load(path).vm[0].machine
+    assert {"one"} == set(daemon.build(config.load(path)).machines)
+
+
+def test_a_bare_name_of_none_is_told_with_those_that_there_are(tmp_path: Path) -> None:
+    """Of a VM and behind `extends`; a path stays a path."""
+    names = ", ".join(machine.stem for machine in sorted(MACHINES))
+    told = f"'pcc' is no machine that comes with mmiod; there are {names}; a file of your own is named with"
+    with pytest.raises(ConfigError) as raised:
+        config.load(written(tmp_path, VM.replace("one.toml", "pcc")))
+    assert [f"{tmp_path}/mmiod.toml: vm[0].machine: {told} its .toml"] == raised.value.problems
+    with pytest.raises(ConfigError) as raised:
+        config.load_machine(written(tmp_path, 'extends = "pcc"', "one.toml"))
+    assert [f"{tmp_path}/one.toml: extends: {told} its .toml"] == raised.value.problems
+    loaded = config.load(written(tmp_path, VM.replace("one.toml", "./pc")))
+    assert MachineFile(tmp_path / "pc", tmp_path) == loaded.vm[0].machine
+
+
+def test_a_bundled_machine_is_extended_from_anywhere(tmp_path: Path) -> None:
+    """By its bare name; what is changed of it is beside the file that does."""
+    written(tmp_path, 'extends = "pc-disk"\n[devices.uart0]\nstreams = { serial = "null" }', "one.toml")
+    (tmp_path / "disk.img").write_bytes(bytes(512))
+    built = daemon.build(config.load(written(tmp_path, VM)))
+    assert {"disk", "uart0", "pic"} <= built.machines["one"].hosts.keys()
+
+
+def test_demo_of_a_directory_that_is_not_the_stock_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what it lacks, and what would make it."""
+    (tmp_path / "qemu").touch()
+    assert 1 == __main__.main(["demo-linux", str(tmp_path)])
+    lacks = f"DIRECTORY: {tmp_path} has no vmlinuz, busybox, modules; .ci/stock makes one and prints where\n"
+    assert lacks == capsys.readouterr().err
+
+
 def test_check_config_accepts_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     """config/mmiod.toml is right, and check-config says what it would start."""
     assert 0 == __main__.main(["check-config", "--config", str(REFERENCE)])
@@ -449,13 +491,29 @@ def test_extension_takes_out_what_is_false(tmp_path: Path) -> None:
     [
         ('"../base.toml"', "extends: '../base.toml' is no file beside this one"),
         ("1", "extends: 1 is no file beside this one"),
-        ('"over.toml"', "extends: over.toml itself extends another file"),
+        ('"over.toml"', "extends: over.toml is extended by itself"),
     ],
 )
 def test_extension_of_what_cannot_be_a_base_is_refused(tmp_path: Path, extends: str, problem: str) -> None:
-    """One level, one folder: what a machine consists of stays findable."""
+    """One folder, no circle: what a machine consists of stays findable."""
     path = written(tmp_path, f"extends = {extends}\n[devices]\n", "over.toml")
     assert [problem] == problems(path, "load_machine")
+
+
+def test_a_circle_of_extensions_is_refused(tmp_path: Path) -> None:
+    """With the file that closes it."""
+    path = written(tmp_path, 'extends = "two.toml"\n[devices]\n', "one.toml")
+    written(tmp_path, 'extends = "one.toml"\n[devices]\n', "two.toml")
+    with pytest.raises(ConfigError, match=r"two\.toml: extends: one\.toml is extended by itself"):
+        config.load_machine(path)
+
+
+def test_a_plugin_that_is_not_there_is_told_with_what_may_be_meant(tmp_path: Path) -> None:
+    """The right name in another folder, or one that is misspelt a little; nothing far-fetched."""
+    names = ("serial/uart16550", "legacy/pit8253", "legacy/none")
+    machine = "".join(f'[devices.d{index}]\nplugin = "{name}"\n' for index, name in enumerate(names))
+    hints = ["; there is legacy/uart16550", "; there is legacy/pit8254", ""]
+    assert hints == [problem.partition("/devices")[2] for problem in built(tmp_path, machine)]
 
 
 def test_base_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -76,7 +76,10 @@ class Breaking:
         wish = self.wish
         kind = "accesses" if wish.direction is None else f"{wish.direction.name.lower()}s"
         where = f"{self.machine.name}/{wish.device}" + (f".{wish.register}" if wish.register else "")
-        return f"{kind} of {where}" + (f" with {wish.value:#x}" if wish.value is not None else "")
+        value = f" with {wish.value:#x}" if wish.value is not None else ""
+        failure = self.machine.hosts[wish.device].failure
+        out = f", which is out of service ({failure}): it has no registers and reads ones" if failure else ""
+        return f"{kind} of {where}{value}{out}"
 
     def _stop(self, stop: Standing) -> Stop:
         return Stop(

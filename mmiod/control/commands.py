@@ -24,8 +24,9 @@ from mmiod.control.traffic import Watch
 from mmiod.control.varlink import SERVICE, Failure
 from mmiod.device import Fifo, Register
 from mmiod.errors import UpgradeRejected
+from mmiod.plugins.meant import AmbiguousDevice, UnknownPlugin
 from mmiod.plugins.question import Rejected
-from mmiod.plugins.reload import Reloaded, UnknownPlugin
+from mmiod.plugins.reload import Reloaded
 from mmiod.trace import FilterError, parse
 
 DOC: Final = """What a running mmiod can be asked; Reload, Rollback and Upgrade change it, Break stops
@@ -98,6 +99,9 @@ def read_registers(daemon: Daemon, request: messages.RegistersRequest) -> messag
     named = re.compile(fnmatch.translate(request.pattern or "*"), re.IGNORECASE).match
     there: list[Register | Fifo] = [*host.device.declared.values(), *host.device.fifos.values()]
     wanted = [declared for declared in there if named(declared.name)]
+    if request.pattern is not None and not wanted:
+        known = [declared.name for declared in there]
+        raise fail(NAME, messages.UnknownRegister(f"{machine.name}/{host.name}", request.pattern, known))
     found: list[messages.Register] = []
     daemon.work(lambda: found.extend(reports.register(machine, host, declared) for declared in wanted))
     return messages.Registers(machine.name, host.name, found)
@@ -152,6 +156,8 @@ async def _replaced(
         done = await action(request.name)
     except UnknownPlugin as error:
         raise fail(NAME, messages.UnknownPlugin(request.name, error.known)) from None
+    except AmbiguousDevice as error:
+        raise fail(NAME, messages.AmbiguousDevice(request.name, error.candidates)) from None
     except Rejected as error:
         found = error.verdict
         told = (found.file, found.line, found.reason or "", found.remedy)
@@ -187,6 +193,7 @@ def interface(daemon: Daemon) -> Interface:
         (
             messages.UnknownVm,
             messages.UnknownDevice,
+            messages.AmbiguousDevice,
             messages.UnknownPlugin,
             messages.ReloadRejected,
             messages.UpgradeRejected,

@@ -45,17 +45,15 @@ class OfDevice(Protocol):
 
 def one_device(daemon: Daemon, request: OfDevice) -> tuple[Machine, InlineHost]:
     """The device that a request names; a failure tells which there are."""
-    wanted = messages.OfVm(request.vm)
-    machines = [machine for machine in machines_of(daemon, wanted) if request.device in machine.hosts]
-    if len(machines) != 1:
-        candidates = machines or machines_of(daemon, wanted)
-        known = [
-            f"{machine.name}/{name}"
-            for machine in candidates
-            for name in ([request.device] if machines else machine.hosts)
-        ]
+    machines = list(machines_of(daemon, messages.OfVm(request.vm)))
+    having = [machine for machine in machines if request.device in machine.hosts]
+    if not having:
+        known = [f"{machine.name}/{name}" for machine in machines for name in machine.hosts]
         raise fail(NAME, messages.UnknownDevice(request.device, known))
-    return machines[0], machines[0].hosts[request.device]
+    if len(having) > 1:
+        candidates = [f"{machine.name}/{request.device}" for machine in having]
+        raise fail(NAME, messages.AmbiguousDevice(request.device, candidates))
+    return having[0], having[0].hosts[request.device]
 
 
 def ranges_of(daemon: Daemon, request: messages.OfVm) -> Iterator[tuple[Machine, Range]]:

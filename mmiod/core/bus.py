@@ -27,31 +27,50 @@ Run = Generator[Named, int | None, Completion]
 
 
 def transact(
-    machine: Machine, space: Space, address: int, size: int, direction: Direction, value: int
+    machine: Machine,
+    space: Space,
+    address: int,
+    size: int,
+    direction: Direction,
+    value: int,
+    *,
+    stops: bool = True,
 ) -> Waiting:
-    """One access, low to high where it covers several ranges; gives the value of a read."""
+    """One access, low to high where it covers several ranges; gives the value of a read.
+
+    Without `stops` it is one that was held up already, and does not stop.
+    """
     whole = machine.find(space, address)
     if address + size <= whole.end:
-        return (yield from access(machine, whole, address, size, direction, value))
+        return (yield from access(machine, whole, address, size, direction, value, stops=stops))
     total = 0
     for found, at, taken in machine.pieces(space, address, size):
         shift = 8 * (at - address)
-        part = yield from access(machine, found, at, taken, direction, value >> shift & ones(taken))
+        piece = value >> shift & ones(taken)
+        part = yield from access(machine, found, at, taken, direction, piece, stops=stops)
         total |= part << shift
     return total
 
 
 def access(
-    machine: Machine, found: Range, address: int, size: int, direction: Direction, value: int
+    machine: Machine,
+    found: Range,
+    address: int,
+    size: int,
+    direction: Direction,
+    value: int,
+    *,
+    stops: bool = True,
 ) -> Waiting:
     """One access within one range."""
-    if machine.breaks.wishes and (stop := machine.breaks.meet(found, address, size, direction, value)):
+    wanted = stops and machine.breaks.wishes
+    if wanted and (stop := machine.breaks.meet(found, address, size, direction, value)):
         yield stop
         if stop.answer is not None:
             return machine.breaks.answered(stop)
         found = machine.find(found.space, address)
         if address + size > found.end:
-            return (yield from transact(machine, found.space, address, size, direction, value))
+            return (yield from transact(machine, found.space, address, size, direction, value, stops=False))
     answer = machine.access(found, address, size, direction, value)
     while not isinstance(answer, int):
         assert found.claim is not None, "only a device makes anybody wait"
@@ -61,7 +80,7 @@ def access(
             return settled
         found = machine.find(found.space, address)  # the map may have moved meanwhile
         if address + size > found.end:
-            return (yield from transact(machine, found.space, address, size, direction, value))
+            return (yield from transact(machine, found.space, address, size, direction, value, stops=False))
         answer = machine.access(found, address, size, direction, value)
     return answer
 

@@ -42,9 +42,12 @@ def locate(answer: Object, wanted: str) -> tuple[str, str]:
         for backend in device["backends"]
     ]
     named = [(name, backend) for name, backend in streams if wanted in _names(name)]
-    if len(named) != 1:
-        known = ", ".join(name for name, _ in named or streams) or "none"
-        raise NotAttachable(f"{wanted} is not one stream that has a backend; there are: {known}")
+    if not named:
+        known = ", ".join(name for name, _ in streams) or "none"
+        raise NotAttachable(f"{wanted!r} is no stream that has a backend; there are: {known}")
+    if len(named) > 1:
+        candidates = ", ".join(name for name, _ in named)
+        raise NotAttachable(f"{wanted!r} is the name of several streams: {candidates}; say which")
     ((name, backend),) = named
     path = backend["where"]
     if not path or not _attachable(path):

@@ -7,14 +7,17 @@ import json
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from math import inf, nan
 from typing import Final
 
 from attrs import define, field
 
 from mmiod.ctl.client import Client, Ended, Object, Refused
-from mmiod.ctl.text import duration, fields, hexadecimal
+from mmiod.ctl.text import duration, fields, hexadecimal, number
 
+SHORTEST_S: Final = 0.001
+LONGEST_S: Final = 600
 WORDS: Final = {"read": "read", "r": "read", "write": "write", "w": "write"}
 CONTINUE: Final = frozenset({"", "c", "continue"})
 QUIT: Final = frozenset({"q", "quit"})
@@ -52,8 +55,24 @@ def declare(parser: argparse.ArgumentParser) -> None:
     which = "read, write, == VALUE, or both; all accesses if left out"
     parser.add_argument("words", nargs="*", metavar="WHICH", help=which)
     longest = "how long an access stands; default: 30, at most 600"
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help=longest)
-    parser.add_argument("--count", type=int, metavar="N", help="end when N stops are over")
+    seconds = _within(float, SHORTEST_S, LONGEST_S)
+    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help=longest)
+    parser.add_argument("--count", type=_within(int, 1, inf), metavar="N", help="end when N stops are over")
+
+
+def _within(kind: type[float], low: float, high: float) -> Callable[[str], float]:
+    """Reads a number of the command line."""
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low:g} to {high:g}")
+        return value
+
+    return read
 
 
 def request(target: str, words: list[str], vm: str | None, timeout_s: float | None) -> dict[str, object]:
@@ -78,9 +97,14 @@ def _value(words: list[str]) -> int | None:
     if words[0] != "==" or len(words) != 2:
         raise Unreadable(f"{' '.join(words)!r} is neither read nor write nor == VALUE")
     try:
-        return int(words[1], 0)
-    except ValueError:
-        raise Unreadable(f"{words[1]!r} is no number, such as 16 or 0x10") from None
+        return number(words[1])
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
+
+
+def does_not_fit(refused: Refused) -> bool:
+    """Whether an answer is larger than the access."""
+    return refused.error.endswith("InvalidParameter") and refused.parameters.get("parameter") == "value"
 
 
 @define(eq=False)
@@ -158,18 +182,18 @@ class Breaking:
 
     def _order(self, text: str) -> None:
         """What somebody wants of the access that stands longest."""
-        number, stop = next(iter(self.standing.items()))
+        longest, stop = next(iter(self.standing.items()))
         try:
-            value = None if text in CONTINUE else int(text, 0)
-            self.orders.call("Continue", vm=stop["vm"], device=stop["device"], number=number, value=value)
+            value = None if text in CONTINUE else number(text)
+            self.orders.call("Continue", vm=stop["vm"], device=stop["device"], number=longest, value=value)
         except ValueError:
             print(PROMPT, file=sys.stderr, flush=True)
         except Refused as refused:
-            if refused.error.endswith("InvalidParameter"):
+            if does_not_fit(refused):
                 print(f"{text} does not fit into {stop['size']} bytes", file=sys.stderr, flush=True)
             # else it went on meanwhile, as the next reply tells
         else:
-            del self.standing[number]
+            del self.standing[longest]
 
 
 def _next(stream: Iterator[Object | None]) -> Object:

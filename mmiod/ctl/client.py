@@ -24,12 +24,13 @@ class Ended(Exception):
 
 
 class Refused(Exception):
-    """The daemon answered with an error."""
+    """The daemon answered with an error; `given` are the parameters of the call."""
 
-    def __init__(self, error: str, parameters: Object) -> None:
+    def __init__(self, error: str, parameters: Object, given: Object) -> None:
         super().__init__(error)
         self.error = error
         self.parameters = parameters
+        self.given = given
 
 
 class Client:
@@ -42,6 +43,7 @@ class Client:
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._received = b""
+        self._given: Object = {}
         try:
             self._socket.connect(path)
         except OSError as error:
@@ -84,8 +86,8 @@ class Client:
                     yield None
 
     def _send(self, method: str, parameters: Object, *, more: bool) -> None:
-        given = {name: value for name, value in parameters.items() if value is not None}
-        message = {"method": f"{INTERFACE}.{method}", "parameters": given, "more": more}
+        self._given = {name: value for name, value in parameters.items() if value is not None}
+        message = {"method": f"{INTERFACE}.{method}", "parameters": self._given, "more": more}
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\0")
         except BrokenPipeError:
@@ -109,5 +111,5 @@ class Client:
         frame, _, self._received = self._received.partition(b"\0")
         reply: Object = json.loads(frame)
         if "error" in reply:
-            raise Refused(reply["error"], reply.get("parameters", {}))
+            raise Refused(reply["error"], reply.get("parameters", {}), self._given)
         return reply

@@ -28,14 +28,16 @@ def nothing(_options: argparse.Namespace) -> dict[str, str | None]:
 
 
 def of_device(options: argparse.Namespace) -> dict[str, str | None]:
-    """About one device, given as DEVICE or VM/DEVICE."""
-    vm, _, device = options.device.rpartition("/")
-    return {"vm": vm or options.vm, "device": device, "pattern": options.pattern}
+    """About one device, given as DEVICE or VM/DEVICE; .REGISTER is as in `break`."""
+    vm, _, place = options.device.rpartition("/")
+    device, _, register = place.partition(".")
+    return {"vm": vm or options.vm, "device": device, "pattern": options.pattern or register or None}
 
 
 def of_plugin(options: argparse.Namespace) -> dict[str, str | None]:
     """About one plugin, given by its name or a device's."""
-    return {"name": options.name}
+    told = options.vm is None or "/" in options.name
+    return {"name": options.name if told else f"{options.vm}/{options.name}"}
 
 
 def show_devices(answer: Object) -> Iterator[str]:
@@ -161,7 +163,7 @@ def _exit(found: Object) -> tuple[str, ...]:
 def show_registers(answer: Object) -> Iterator[str]:
     """One line per register."""
     if not answer["registers"]:
-        yield f"{answer['vm']}/{answer['device']} declares no such register"
+        yield f"{answer['vm']}/{answer['device']} declares no registers"
         return
     yield table(
         ("REGISTER", "WHERE", "SIZE", "ACCESS", "VALUE", "FIELDS"),

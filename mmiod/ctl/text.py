@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+_LARGEST: Final = (1 << 64) - 1
 _UNITS: Final = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"))
 
 
@@ -34,6 +35,21 @@ def duration(ns: int | None) -> str:
 def fields(values: Mapping[str, int]) -> str:
     """Named fields; small numbers are decimal."""
     return " ".join(f"{name}={value if value < 10 else hex(value)}" for name, value in values.items())
+
+
+def number(text: str) -> int:
+    """What an access can hold, read from a command line.
+
+    Raises:
+        ValueError: it is none, in a sentence.
+    """
+    try:
+        value = int(text, 0)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number, such as 16 or 0x10") from None
+    if not 0 <= value <= _LARGEST:
+        raise ValueError(f"{text} is not within 0..{_LARGEST:#x}")
+    return value
 
 
 def hexadecimal(value: int, size: int = 0) -> str:

@@ -25,10 +25,10 @@ from typing import Any, Final
 
 from attrs import define, field
 
+from mmiod.config.shipped import shipped
 from mmiod.ctl.client import Client
 from mmiod.ctl.commands import show_exits, show_statistics
 from mmiod.demo.tpm import Conversation, Tpm
-from mmiod.plugins.loader import bundled_directories
 
 FIRMWARE: Final = (Path("/usr/share/seabios/bios-256k.bin"), Path("/usr/share/qemu/bios-256k.bin"))
 """Stock SeaBIOS, where Debian's packages put it."""
@@ -151,8 +151,8 @@ def tiny_guest(directory: Path) -> Path:
 
 
 def config_folder() -> Path:
-    """The folder of machine files that comes with mmiod, beside the bundled devices."""
-    return bundled_directories()[0].parent / "config"
+    """The folder of machine files that comes with mmiod."""
+    return shipped("config")
 
 
 def start_hypervisor(stack: ExitStack, directory: Path, firmware: Path, memory_mib: int, memory: int) -> None:

@@ -90,6 +90,10 @@ streams = {{ image = "block:{directory}/disk" }}
 """
 
 
+NEEDED: Final = ("qemu", "vmlinuz", "busybox", "modules")
+"""In the directory that .ci/stock makes."""
+
+
 def run(stock: Path) -> int:
     """Boot, show, edit, reload; 0 if the guest came to its end on the edited device."""
     with ExitStack() as stack:

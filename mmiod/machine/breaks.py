@@ -158,6 +158,8 @@ class Breaks:
     def _shown(self, spot: Spot, register: str, size: int) -> int | None:
         """What a read would give, without its side effects; None if that cannot be known."""
         host = self.machine.hosts[spot.device]
+        if host.failure is not None and spot.region not in host.storages:
+            return ones(size)
         declared = host.device.declared.get(register)
         if declared is None or declared.offset > spot.offset or host.device.regions[spot.region].stride:
             return None

@@ -30,7 +30,7 @@ from mmiod.machine.shelves import MAX_ROWS, ROW, Surroundings
 from mmiod.values import READ, Space
 
 if TYPE_CHECKING:
-    from mmiod.device import Device
+    from mmiod.device import Device, Region
     from mmiod.machine.host import InlineHost
 
 PAGE: Final = 4096
@@ -109,6 +109,11 @@ class GuestPage(Page):
             for image in images if device not in self.withheld else ():
                 yield Grantable(GrantKind.PAGE, device, Space.MMIO, image.address, PAGE, image.begin)
         yield from (bell for bell in islice(self.bells, MAX_BELLS) if bell.device not in self.withheld)
+
+    def shows(self, host: InlineHost, region: Region) -> bool:
+        """Rows, or what may stand."""
+        bells = {bell.region for bell in host.device.doorbell_writes()}
+        return region.mapped or region.name in bells or Page.shows(self, host, region)
 
     def go(self) -> None:
         """From now on something may stand."""

@@ -9,6 +9,8 @@ a name of its own, again with each generation.  A plugin directory's file of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +36,15 @@ def installed(name: str) -> Path | None:
             f"plugin {name}: {owners} both have one; uninstall one, or put yours in a directory"
         )
     return _file(found[0])
+
+
+def similar(name: str, directories: Sequence[Path]) -> list[str]:
+    """Plugins in directories whose last word is nearly that of `name`, which somebody may have meant."""
+    files = [(folder, file) for folder in directories for file in folder.glob("**/*.py")]
+    near = get_close_matches(name.rpartition("/")[2], {file.stem for _, file in files}, cutoff=0.75)
+    return sorted(
+        file.relative_to(folder).with_suffix("").as_posix() for folder, file in files if file.stem in near
+    )
 
 
 def _file(point: EntryPoint) -> Path:

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from mmiod.config.shipped import shipped
 from mmiod.device import API, Device
 from mmiod.errors import PluginError
 from mmiod.plugins import discovery
@@ -60,11 +61,8 @@ class Source:
 
 
 def bundled_directories() -> list[Path]:
-    """Where the plugins are that come with mmiod: in the source tree, or as installed."""
-    package = Path(__file__).resolve().parent.parent
-    return [
-        found for found in (package.parent / "devices", package / "bundled" / "devices") if found.is_dir()
-    ]
+    """Where the plugins are that come with mmiod."""
+    return [shipped("devices")]
 
 
 def find(name: str, directories: Sequence[Path]) -> Path:
@@ -83,7 +81,9 @@ def find(name: str, directories: Sequence[Path]) -> Path:
     if installed is not None:
         return installed
     searched = ", ".join(str(directory) for directory in directories) or "no directory"
-    raise PluginError(f"plugin {name}: not found in {searched}")
+    near = " or ".join(discovery.similar(name, directories))
+    hint = f"; there is {near}" if near else ""
+    raise PluginError(f"plugin {name}: not found in {searched}{hint}")
 
 
 def read(name: str, directories: Sequence[Path]) -> Source:

@@ -63,6 +63,7 @@ from mmiod.machine.machine import Machine
 from mmiod.plugins.beside import load
 from mmiod.plugins.child import ask, portray
 from mmiod.plugins.loader import Source, forget, read
+from mmiod.plugins.meant import plugin_meant
 from mmiod.plugins.process import ahead
 from mmiod.plugins.question import Instance, Question, Rejected, Verdict
 from mmiod.plugins.registry import Generation, Registry
@@ -73,16 +74,6 @@ STATE: Final = "`state` holds numbers, texts, bytes, lists and tables, as annota
 
 
 Configs = dict[str, dict[str, object]]
-
-
-class UnknownPlugin(PluginError):
-    """No plugin, and no one device, is called so."""
-
-    def __init__(self, name: str, known: list[str]) -> None:
-        super().__init__(
-            f"{name} is neither a plugin nor the name of one device; there are {', '.join(known)}"
-        )
-        self.known = known
 
 
 @frozen
@@ -124,10 +115,10 @@ class Reloader:
             name: the plugin's, or that of a device of it, as DEVICE or VM/DEVICE.
 
         Raises:
-            UnknownPlugin: there is none.
+            UnknownPlugin, AmbiguousDevice: there is none, or more than one.
             Rejected: the old generation serves on; the event was sent.
         """
-        plugin = self.plugin_of(name)
+        plugin = plugin_meant(name, self.registry.current, self.machines.values())
         async with self._lock:
             try:
                 source = self.registry.read(plugin)
@@ -139,10 +130,10 @@ class Reloader:
         """Let the generation before serve again, with the state of the present one.
 
         Raises:
-            UnknownPlugin: there is none.
+            UnknownPlugin, AmbiguousDevice: there is none, or more than one.
             Rejected: there is no generation before, or it does not take the state.
         """
-        plugin = self.plugin_of(name)
+        plugin = plugin_meant(name, self.registry.current, self.machines.values())
         async with self._lock:
             try:
                 known = self._before(plugin)
@@ -161,21 +152,6 @@ class Reloader:
     def changed(self) -> list[str]:
         """The plugins whose files are not those that were tried last; may be asked in any thread."""
         return [name for name in list(self.registry.current) if self._changed(name)]
-
-    def plugin_of(self, name: str) -> str:
-        """The plugin that is meant.
-
-        Raises:
-            UnknownPlugin: none is.
-        """
-        vm, _, device = name.rpartition("/")
-        owners = [self.machines[vm]] if vm in self.machines else [] if vm else list(self.machines.values())
-        plugins = {machine.hosts[device].plugin for machine in owners if device in machine.hosts}
-        if name in self.registry.current:
-            plugins = {name}
-        if len(plugins) != 1:
-            raise UnknownPlugin(name, sorted(self.registry.current))
-        return plugins.pop()
 
     def _before(self, plugin: str) -> Generation:
         known = self.registry.previous.get(plugin)

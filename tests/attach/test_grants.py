@@ -21,6 +21,7 @@ from mmiod.attach.vm import VmAttachment
 from mmiod.core.pump import Pump
 from mmiod.daemon import Daemon
 from mmiod.machine.grantable import Grantable, GrantKind
+from mmiod.machine.stop import Break
 from mmiod.protocol.exit.client import Client
 from mmiod.protocol.exit.events import Revoke
 from mmiod.protocol.exit.table import NUMBERS
@@ -195,6 +196,45 @@ def test_a_signal_is_heard_behind_the_revoked_that_it_came_before(side: Side) ->
     os.close(bell)
 
 
+@pytest.mark.parametrize(
+    ("before", "between", "behind", "expected"),
+    [(0, 0, 0, 0), (2, 0, 0, 2), (1, 1, 0, 2), (1, 1, 1, 3), (0, 0, 2, 1), (1, 0, 1, 2)],
+)
+def test_a_doorbell_that_nobody_rings_rings_nothing(
+    side: Side, before: int, between: int, behind: int, expected: int
+) -> None:
+    """What was heard before REVOKE, or between it and REVOKED, is not heard again; what was not, is, once."""
+    side.grants.update([BELL])
+    (bell,) = side.received()
+    for rings in (before, between):
+        for _ in range(rings):
+            os.eventfd_write(bell, 1)
+            side.grants.pump.turn()
+        side.grants.update([])
+    for _ in range(behind):
+        os.eventfd_write(bell, 1)
+    side.grants.revoked(1)
+    side.grants.pump.turn()
+    assert side.rung == [BELL] * expected
+    os.close(bell)
+
+
+def test_a_doorbell_that_cannot_be_counted_is_rung(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without /proc: one that nobody rang does no harm, one that is lost stops a guest."""
+
+    def hidden(path: str, _flags: int) -> int:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    side.grants.update([BELL])
+    (bell,) = side.received()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", hidden)
+        side.grants.update([])
+        side.grants.revoked(1)
+    assert side.rung == [BELL]
+    os.close(bell)
+
+
 def test_what_is_revoked_of_a_client_that_is_gone_ends_with_it(side: Side) -> None:
     """The first message that cannot be sent closes the connection, and nothing is left."""
     before = opened()
@@ -272,6 +312,22 @@ class Panel(Device):
     def _rung(self, value: int) -> None:
         self.state.rung.append(value)
 """
+
+
+async def test_a_break_begins_without_a_write_that_nobody_made(tmp_path: Path) -> None:
+    """A client gives its doorbell back for it: neither the break nor the records tell of a write."""
+    (tmp_path / "panel.py").write_text(PLUGIN)
+    machine = pc(panel={"plugin": "panel", "at": {"bells": f"mmio:{BELL.address:#x}"}})
+    async with serving(tmp_path, Boot(machine, plugins=tmp_path)) as daemon:
+        link = await trio.to_thread.run_sync(link_to, tmp_path, "PUBLISHED", "GRANTS")
+        wish = Break("panel")
+        daemon.machines["vm"].breaks.add(wish)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, give_back, link, 1)
+            await daemon.withdrawn()
+        assert [] == list(wish.news)
+        assert 0 == daemon.machines["vm"].hosts["panel"].statistics.writes
+        link.close()
 
 
 async def test_a_doorbell_whose_region_has_moved_rings_nothing(tmp_path: Path) -> None:

@@ -72,6 +72,26 @@ def test_it_begins_with_what_it_covers(daemon: SmallDaemon) -> None:
     assert not machine.page.shelves["uart0"].open
 
 
+def test_a_device_that_is_out_of_service_says_so_and_shows_what_it_reads(daemon: SmallDaemon) -> None:
+    """Ones, by which a break may ask; none of its registers is met."""
+    host = daemon.machines["vm0"].hosts["uart0"]
+    host.quarantine(ValueError("bad bits"))
+    out = "which is out of service (ValueError: bad bits): it has no registers and reads ones"
+
+    named, asked, other = (
+        break_(daemon, messages.BreakRequest("uart0", "vm0", register, None, value))
+        for register, value in (("lcr", None), (None, 0xFF), (None, 0x83))
+    )
+    assert [f"accesses of vm0/uart0 with 0xff, {out}"] == [first.covers for first in asked()]
+    assert 1 == len(named()) == len(other())
+    send(daemon, LCR, 1)
+
+    (told,) = asked()
+    assert told.stop is not None
+    assert (0xFF, None) == (told.stop.value, told.stop.register)
+    assert [] == named() == other()
+
+
 def test_a_stop_has_names(daemon: SmallDaemon) -> None:
     """Register, fields, place, vCPU; of a read what it would give, without doing it."""
     stream = begin(daemon)
@@ -148,7 +168,7 @@ def failure_of(action: object, *arguments: object) -> tuple[str, dict[str, objec
     ("request_", "error", "parameters"),
     [
         (("nic", "vm0"), "UnknownDevice", {"device": "nic", "known": ["vm0/uart0", "vm0/slow"]}),
-        (("uart0",), "UnknownDevice", {"device": "uart0", "known": ["vm0/uart0", "vm1/uart0"]}),
+        (("uart0",), "AmbiguousDevice", {"device": "uart0", "candidates": ["vm0/uart0", "vm1/uart0"]}),
         (
             ("uart0", "vm0", "mcr"),
             "UnknownRegister",

@@ -343,7 +343,8 @@ def test_refusals_name_what_is_known() -> None:
     assert ("io.mmiod.UnknownDevice", {"device": "pit", "known": ["vm0/uart0", "vm0/slow"]}) == failure_of(
         commands.read_registers, daemon, RegistersRequest("pit", "vm0")
     )
-    assert ("io.mmiod.UnknownDevice", {"device": "uart0", "known": ["vm0/uart0", "vm1/uart0"]}) == failure_of(
+    both = ["vm0/uart0", "vm1/uart0"]
+    assert ("io.mmiod.AmbiguousDevice", {"device": "uart0", "candidates": both}) == failure_of(
         commands.read_registers, daemon, RegistersRequest("uart0")
     )
     assert ("org.varlink.service.InvalidParameter", {"parameter": "start"}) == failure_of(

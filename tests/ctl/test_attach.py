@@ -206,7 +206,7 @@ async def test_stream_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.C
     arguments = ["--socket", str(tmp_path / "control"), "attach", "uart1"]
     async with served(with_backend("pty", ""), tmp_path / "control"):
         status = await trio.to_thread.run_sync(main, arguments)
-    message = "uart1 is not one stream that has a backend; there are: vm0/uart0.serial"
+    message = "'uart1' is no stream that has a backend; there are: vm0/uart0.serial"
     assert (1, f"mmioctl: {message}\n") == (status, capsys.readouterr().err)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -154,6 +155,21 @@ async def test_what_ends_by_itself_is_told(daemon: SmallDaemon, tmp_path: Path) 
         assert 1 == await trio.to_thread.run_sync(main, arguments)  # nothing stands any more
 
 
+async def test_an_answer_from_another_terminal_that_does_not_fit(
+    daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named, and the access stands on."""
+    path = tmp_path / "control"
+    async with breaking(daemon, path, "vm0/uart0.lsr") as talk:
+        await talk.remark()
+        send(daemon, LSR, 1)
+        assert "LSR ->" in await talk.line()
+        arguments = ["--socket", str(path), "continue", "vm0/uart0", "0x100"]
+        assert 1 == await trio.to_thread.run_sync(main, arguments)
+        assert 1 == len(daemon.machines["vm0"].breaks.stops)
+    assert "0x100 does not fit into the access that stands at vm0/uart0\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("target", "words", "expected"),
     [
@@ -169,11 +185,43 @@ def test_command_line(target: str, words: list[str], expected: dict[str, object]
     assert {"vm": "vm0", **expected} == {name: value for name, value in found.items() if value is not None}
 
 
-@pytest.mark.parametrize("words", [["maybe"], ["=="], ["==", "x"], ["read", "7"], ["==", "1", "2"]])
-def test_command_line_that_is_wrong(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["maybe"], "'maybe' is neither read nor write nor == VALUE"),
+        (["=="], "'==' is neither"),
+        (["==", "x"], "'x' is no number, such as 16 or 0x10"),
+        (["read", "7"], "'7' is neither"),
+        (["==", "1", "2"], "'== 1 2' is neither"),
+        (["==", "-1"], "-1 is not within 0..0xffffffffffffffff"),
+        (["==", "0x10000000000000000"], "0x10000000000000000 is not within"),
+    ],
+)
+def test_command_line_that_is_wrong(words: list[str], message: str) -> None:
     """It is named."""
-    with pytest.raises(Unreadable):
+    with pytest.raises(Unreadable, match=re.escape(message)):
         request("uart0", words, None, None)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "limits"),
+    [
+        ("--timeout", "0", "0.001 to 600"),
+        ("--timeout", "601", "0.001 to 600"),
+        ("--timeout", "nan", "0.001 to 600"),
+        ("--timeout", "soon", "0.001 to 600"),
+        ("--count", "0", "1 to inf"),
+        ("--count", "1.5", "1 to inf"),
+    ],
+)
+def test_option_that_is_wrong(
+    option: str, value: str, limits: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named, with what there may be."""
+    with pytest.raises(SystemExit) as ended:
+        main(["break", "uart0", option, value])
+    assert 2 == ended.value.code
+    assert f"argument {option}: {value!r} is no number from {limits}\n" in capsys.readouterr().err
 
 
 async def test_refusals(daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,5 +229,5 @@ async def test_refusals(daemon: SmallDaemon, tmp_path: Path, capsys: pytest.Capt
     async with served(daemon, tmp_path / "control"):
         arguments = ["--socket", str(tmp_path / "control"), "break", "vm0/uart0.mcr"]
         assert 1 == await trio.to_thread.run_sync(main, arguments)
-    expected = "mmioctl: vm0/uart0 has no register mcr; there are: rbr, lcr, lsr, broken\n"
+    expected = "mmioctl: vm0/uart0 has no register 'mcr'; there are: rbr, lcr, lsr, broken\n"
     assert expected == capsys.readouterr().err

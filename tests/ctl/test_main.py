@@ -17,11 +17,14 @@ import trio
 from mmiod.core.pump import Pump
 from mmiod.ctl.__main__ import main
 from mmiod.ctl.commands import show_reloaded
+from mmiod.plugins.loader import Source
+from mmiod.plugins.registry import Generation
 from mmiod.trace.filter import KEYS
 from mmiod.values import READ, DecodedExit, Space
-from tests.control.small_daemon import SmallDaemon, served
+from tests.control.small_daemon import Serial, SmallDaemon, served
 
 ROOT = Path(__file__).parents[2]
+BOTH = "vm0/uart0, vm1/uart0"
 
 
 @pytest.fixture
@@ -107,8 +110,14 @@ BROKEN    main+0x7     1  r       ?      RuntimeError: out of order
 """
     assert expected == capsys.readouterr().out
 
-    await run(daemon, tmp_path / "again", "registers", "uart0", "x*", "--vm", "vm0")
-    assert "vm0/uart0 declares no such register\n" == capsys.readouterr().out
+
+@pytest.mark.parametrize("words", [["vm0/uart0", "lcr"], ["vm0/uart0.LCR"], ["--vm", "vm0", "uart0.l?r"]])
+async def test_registers_of_a_name(
+    daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """A register is named behind its device, or as `break` has it."""
+    await run(daemon, tmp_path / "control", "registers", *words)
+    assert "LCR" in capsys.readouterr().out.splitlines()[1]
 
 
 async def test_statistics(daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,8 +148,18 @@ async def test_json_is_the_daemons_reply(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["devices", "--vm", "vm9"], "there is no VM vm9; there are: vm0, vm1"),
-        (["registers", "uart0"], "uart0 is not the name of one device; there are: vm0/uart0, vm1/uart0"),
+        (["devices", "--vm", "vm9"], "there is no VM 'vm9'; there are: vm0, vm1"),
+        (["watch", "--vm", "vm9"], "there is no VM 'vm9'; there are: vm0, vm1"),
+        (["attach", "vm9/uart0"], "'vm9/uart0' is no stream that has a backend; there are: none"),
+        *(
+            ([command, "uart0"], f"'uart0' is the name of several devices: {BOTH}; say which, as VM/DEVICE")
+            for command in ("registers", "break", "continue")
+        ),
+        (["continue", "pit", "--vm", "vm0"], "there is no device 'pit'; there are: vm0/uart0, vm0/slow"),
+        (
+            ["registers", "uart0", "x*", "--vm", "vm0"],
+            "vm0/uart0 has no register 'x*'; there are: rbr, lcr, lsr, broken",
+        ),
         (
             ["watch", "dev==x"],
             f"the filter cannot be read: 'dev' is no key; a filter knows {', '.join(KEYS)}",
@@ -158,6 +177,23 @@ async def test_refusals_are_sentences(
     status = await run(daemon, tmp_path / "control", *arguments)
 
     assert (1, f"mmioctl: {message}\n") == (status, capsys.readouterr().err)
+
+
+async def test_a_name_for_several_plugins_is_refused_with_the_ways_to_say_which(
+    daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A candidate, and --vm, mean one plugin: here one that has no generation before."""
+    daemon.machines["vm1"].hosts["uart0"].plugin = "other"
+    source = Source("other", str(tmp_path / "other.py"), {})
+    daemon.reloader.registry.current["other"] = Generation(1, source, Serial)
+
+    for number, command in enumerate(("reload", "rollback")):
+        assert 1 == await run(daemon, tmp_path / str(number), command, "uart0")
+        expected = f"mmioctl: 'uart0' is the name of several devices: {BOTH}; say which, as VM/DEVICE\n"
+        assert expected == capsys.readouterr().err
+    for words in (["vm1/uart0"], ["uart0", "--vm", "vm1"]):
+        assert 1 == await run(daemon, tmp_path / words[-1].replace("/", "."), "rollback", *words)
+        assert "mmioctl: vm1/uart0 stays as it is: " in capsys.readouterr().err
 
 
 def test_no_daemon_says_where_and_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,6 +227,17 @@ def test_a_daemon_that_hangs_up(tmp_path: Path, capsys: pytest.CaptureFixture[st
         server.join()
 
     assert (3, "mmioctl: the daemon has closed the connection\n") == (status, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("words", [["upgrade", "--vm", "vm0"], ["explain", "90", "--socket", "control"]])
+def test_what_a_command_does_not_look_at_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An upgrade is all VMs', and an instruction is explained without a daemon."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert 2 == ended.value.code
+    assert f"unrecognized arguments: {words[-2]} {words[-1]}\n" in capsys.readouterr().err
 
 
 def test_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -306,7 +306,7 @@ def test_access_that_waits_survives_a_reload(stack: ExitStack, tmp_path: Path) -
     edit(tmp_path, "        return PENDING\n", "        (\n")
     refused = ctl(tmp_path, "reload", "slow")
     assert 1 == refused.returncode
-    assert f"mmioctl: slow is not reloaded: {tmp_path}/slow.py:10: SyntaxError: " in refused.stderr
+    assert f"mmioctl: slow stays as it is: {tmp_path}/slow.py:10: SyntaxError: " in refused.stderr
     answered = "        return 7\n\n    def on_reload(self) -> None:\n        self.complete(5)\n"
     edit(tmp_path, "        (\n", answered)
     done = ctl(tmp_path, "reload", "vm/slow")
@@ -319,8 +319,8 @@ def test_access_that_waits_survives_a_reload(stack: ExitStack, tmp_path: Path) -
     back = ctl(tmp_path, "rollback", "slow")
     assert back.stdout.startswith("slow: generation 3 serves vm/slow; ")
     unknown = ctl(tmp_path, "reload", "fast")
-    known = "fast is neither a plugin nor the name of one device; there are: legacy/uart16550, slow"
-    assert (1, f"mmioctl: {known}\n") == (unknown.returncode, unknown.stderr)
+    known = "'fast' is neither a plugin nor a device; plugins: legacy/uart16550, slow; devices: as "
+    assert (1, f"mmioctl: {known}`mmioctl devices` shows\n") == (unknown.returncode, unknown.stderr)
 
 
 def test_saved_plugin_is_reloaded(stack: ExitStack, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from mmiod.device import Pending
 from mmiod.errors import MachineError
 from mmiod.plugins import child, reload
+from mmiod.plugins.meant import AmbiguousDevice, UnknownPlugin, plugin_meant
 from mmiod.plugins.question import Question, Rejected, Verdict
-from mmiod.plugins.reload import UnknownPlugin
 from mmiod.values import Space
 from tests.plugins.reloading import CELL, Reloading
 
@@ -372,12 +372,21 @@ async def test_host_without_processes_is_rejected(rig: Reloading, monkeypatch: p
 async def test_unknown_name_is_refused(rig: Reloading) -> None:
     """Plugins, devices, devices of a VM are known; nothing else."""
     for name in ("cell", "a", "vm/b"):
-        assert "cell" == rig.reloader.plugin_of(name)
+        assert "cell" == plugin_meant(name, {"cell"}, [rig.machine])
     for name in ("c", "other/a", ""):
-        with pytest.raises(
-            UnknownPlugin, match="neither a plugin nor the name of one device; there are cell"
-        ):
+        with pytest.raises(UnknownPlugin, match="neither a plugin nor a device; plugins: cell"):
             await rig.reloader.reload(name)
+
+
+async def test_name_of_devices_with_several_plugins_is_refused(tmp_path: Path) -> None:
+    """With the names that say which; where all have one plugin, none needs to be said."""
+    rig = Reloading(tmp_path, vms=("one", "two"))
+    rig.machines["two"].hosts["a"].plugin = "other"
+    with pytest.raises(AmbiguousDevice) as refused:
+        await rig.reloader.reload("a")
+    assert ["one/a", "two/a"] == refused.value.candidates
+    meant = {name: plugin_meant(name, (), rig.machines.values()) for name in ("one/a", "two/a", "b")}
+    assert {"one/a": "cell", "two/a": "other", "b": "cell"} == meant
 
 
 async def test_file_that_is_gone_is_rejected(rig: Reloading) -> None:

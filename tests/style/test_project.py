@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -89,6 +90,24 @@ def test_wheel_holds_what_an_installed_copy_needs(tmp_path: Path) -> None:
 
     assert set() == expected - set(zipfile.ZipFile(wheel).namelist())
     assert set(BUNDLED) == {folder for folder, _ in files}
+    assert "1 VMs, 0 attached" in installed(wheel, tmp_path / "site").stdout
+
+
+def installed(wheel: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """What `mmiod check-config` of an installed copy says of a VM that is the bundled PC."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    config = site / "mmiod.toml"
+    config.write_text('[[vm]]\nname = "vm"\nmachine = "pc"\nsocket = "exit"\n')
+    command = [sys.executable, "-m", "mmiod", "check-config", "--config", str(config)]
+    return subprocess.run(
+        command,
+        cwd=site,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
 
 def tracked(folder: str) -> list[Path]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import attrs
 import pytest
 
 from mmiod import config
+from mmiod.__main__ import main as mmiod
 from mmiod.ctl.__main__ import main
 from mmiod.device import Device, block, pci, virtio
 from mmiod.machine.assembly import assemble
@@ -20,13 +27,18 @@ from mmiod.machine.machine import Machine
 from mmiod.plugins.loader import bundled_directories, load
 from mmiod.testing.suite import PROMISES, Terms
 from mmiod.values import READ, WRITE, Space
+from mmiod.vmm.__main__ import main as hypervisor
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "devices.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 FILES = {found[1]: text for _, text in BLOCKS if (found := re.match(r"# (\w+\.\w+)\n", text))}
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python" and not text.startswith("# ")]
-COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+SHELL = [text for kind, text in BLOCKS if kind == "sh"]
+COMMANDS = [line for text in SHELL for line in text.splitlines()]
+PROGRAMS = {"mmioctl": main, "mmiod": mmiod, "mmiod-vmm": hypervisor}
+BIN = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+PATIENCE_S = 60
 FAST = {**os.environ, "MMIOD_CONTRACT_ACCESSES": "1000"}
 
 
@@ -70,8 +82,9 @@ def read(machine: Machine, address: int, size: int = 4) -> object:
 
 
 def test_the_page_has_what_is_tested() -> None:
-    """A device, its test and two machine files; snippets for the rest."""
-    assert {"countdown.py", "test_countdown.py", "machine.toml", "ladder.toml"} == FILES.keys()
+    """A device, its test, a daemon's files, a guest, and another machine file; snippets for the rest."""
+    ours = {"mmiod.toml", "machine.toml", "guest.py"}
+    assert {"countdown.py", "test_countdown.py", "ladder.toml"} | ours == FILES.keys()
     assert len(SNIPPETS) >= 8
 
 
@@ -129,12 +142,83 @@ def test_snippet_is_a_device_that_keeps_the_contract(number: int, monkeypatch: p
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_is_one(command: str) -> None:
-    """`mmioctl` knows it."""
-    words = command.split()
-    assert words[0] == "mmioctl"
+    """The program knows it."""
+    program, *words = shlex.split(command)
+    if program == "python":
+        assert set(words) <= FILES.keys()
+        return
     with pytest.raises(SystemExit) as ended:
-        main([words[1], "--help"])
+        PROGRAMS[program]([*words, "--help"])
     assert ended.value.code == 0
+
+
+@contextmanager
+def running(folder: Path, script: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A block of the page in a terminal of its own, where it is ended."""
+    process = subprocess.Popen(
+        ["timeout", str(PATIENCE_S), "sh", "-e", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PATH": BIN, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate()
+
+
+def until(process: subprocess.Popen[str], *wanted: str) -> list[str]:
+    """Its lines until each text was in one; all of them if it ends before."""
+    assert process.stdout is not None
+    lines, missing = list[str](), set(wanted)
+    while missing and (line := process.stdout.readline()):
+        lines.append(line)
+        missing -= {text for text in missing if text in line}
+    assert not missing, "".join(lines)
+    return lines
+
+
+@pytest.mark.needs("unicorn")
+def test_the_tutorials_guest_runs(folder: Path, tmp_path: Path) -> None:
+    """Each block in its terminal: traffic has the register's names, and an edit serves meanwhile."""
+    serve, guest, look, reload = SHELL
+    folder = Path(shutil.copytree(folder, tmp_path / "page"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, ExitStack() as stack:
+        ready.bind(str(tmp_path / "ready"))
+        ready.settimeout(PATIENCE_S)
+        daemon = stack.enter_context(running(folder, serve, NOTIFY_SOCKET=str(tmp_path / "ready")))
+        until(daemon, "mmiod.toml: 1 VMs, 0 attached, 1 devices")
+        while b"READY=1" not in ready.recv(4096):
+            pass
+        stack.enter_context(running(folder, guest))
+        shown = ("REGISTER  ", "watching ", "timer0 DELAY <- 0x0007a120", "STATUS -> 0x00000001 DONE=1")
+        until(stack.enter_context(running(folder, look)), *shown)
+        plugin = folder / "countdown.py"
+        plugin.write_text(plugin.read_text().replace("1000 * value", "100 * value"))
+        until(stack.enter_context(running(folder, reload)), "countdown: generation 2 serves tutorial/timer0")
+
+
+@pytest.mark.needs("gcc")
+def test_the_guests_bytes_are_what_stands_beside_them(folder: Path, tmp_path: Path) -> None:
+    """By GNU as: the code from its first byte on, 32-bit behind the far jump."""
+    text = FILES["guest.py"]
+    rows = text[text.index('CODE = """\n') + 11 : text.index('"""\nGDT')].splitlines()
+    lines = [".code16", *(row[24:].partition("#")[0] for row in rows)]
+    lines.insert(5, ".code32")
+    (tmp_path / "guest.s").write_text("\n".join(lines) + "\n")
+    subprocess.run(["as", "--32", "-o", "guest.o", "guest.s"], cwd=tmp_path, check=True)
+    subprocess.run(
+        ["objcopy", "-O", "binary", "-j", ".text", "guest.o", "guest.bin"], cwd=tmp_path, check=True
+    )
+    code = (tmp_path / "guest.bin").read_bytes()
+    written = Path(shutil.copy(folder / "guest.py", tmp_path))
+    subprocess.run([sys.executable, str(written)], cwd=tmp_path, check=True)
+    assert code == (tmp_path / "guest.img").read_bytes()[: len(code)]
+    assert 57 == len(code)
 
 
 def test_the_table_of_promises_is_complete() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from mmiod import config
+from mmiod.config.structuring import converter_for, structure
 from mmiod.errors import ConfigError, MachineError, PluginError
 from mmiod.machine.assembly import Part, assemble
 from mmiod.machine.clock import MachineClock
@@ -26,7 +27,7 @@ FILE: Final = PLACE / "file.toml"
 MACHINES: Final = sorted(FOLDER.glob("*.toml"))
 for _file in MACHINES:  # so that `extends` finds them
     (PLACE / _file.name).write_text(_file.read_text())
-CONVERTER: Final = config._converter(PLACE)
+CONVERTER: Final = converter_for(PLACE)
 WHOLE: Final = [tomllib.loads(file.read_text()) for file in MACHINES]
 
 
@@ -63,7 +64,7 @@ def _edited(reader: Reader) -> None:
     if not isinstance(tables, dict):
         return
     tables.pop("extends", None)
-    description = _tried(lambda: config._structure(FILE, tables, MachineDescription, CONVERTER))
+    description = _tried(lambda: structure(FILE, tables, MachineDescription, CONVERTER))
     if isinstance(description, MachineDescription):
         _assemble(description)
 

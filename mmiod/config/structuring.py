@@ -1,26 +1,20 @@
-"""The configuration: mmiod.toml and machine files, checked as a whole.
-
-Everything that is wrong is reported at once, as "file: path: reason", before anything
-starts.  docs: config/mmiod.toml is the commented reference.
-"""
+"""How TOML values become ours, and what is said of those that do not."""
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
 
 import attrs
 import cattrs
-from attrs import field, frozen
 from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
-from mmiod.device import Device
+from mmiod.config.machines import MachineFile, machine_called
+from mmiod.config.settings import DaemonConfig, VmConfig
 from mmiod.errors import ConfigError
 from mmiod.machine.address_map import LENGTHS, Policy
 from mmiod.machine.description import (
@@ -37,173 +31,14 @@ from mmiod.values import Space
 T = TypeVar("T")
 
 SLOT: Final = re.compile(r"([0-9a-fA-F]{2}):([0-1][0-9a-fA-F])\.([0-7])")
-VM_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")
 
 
-MAX_REP_BOUND: Final = 1024
-"""So that what the iterations write to unmapped memory fits the completion."""
-
-
-def _between(low: int, high: int) -> Callable[[object, object, int], None]:
-    def validate(_instance: object, _attribute: object, value: int, /) -> None:
-        if not low <= value <= high:
-            raise ValueError(f"{value} is not within {low}..{high}")
-
-    return validate
-
-
-def _one_of(*choices: str) -> Callable[[object, object, str], None]:
-    def validate(_instance: object, _attribute: object, value: str, /) -> None:
-        if value not in choices:
-            raise ValueError(f"{value!r}: there are {', '.join(choices)}")
-
-    return validate
-
-
-@frozen
-class DaemonConfig:
-    """What holds for the whole daemon."""
-
-    control: Path = Path("/run/mmiod/control")
-    """The control socket."""
-    plugins: tuple[Path, ...] = ()
-    """Directories of device plugins, searched before the bundled ones."""
-    hook_deadline_ms: int = field(default=100, validator=_between(1, 60_000))
-    """A device's hook that takes more CPU time is interrupted and its device quarantined."""
-    access_deadline_ms: int = field(default=1000, validator=_between(1, 4000))
-    """An access by vfio-user that a device answers later reads all ones: QEMU waits for 5 s."""
-    reconnect_grace_s: int = field(default=30, validator=_between(0, 86_400))
-    """How long a VM's devices wait for a hypervisor that lost its connection."""
-    recorder_capacity: int = field(default=65536, validator=_between(1, 1 << 24))
-    """Accesses that the traffic recorder keeps."""
-    rep_bound: int = field(default=1024, validator=_between(1, MAX_REP_BOUND))
-    """Iterations of a REP instruction in one exit."""
-    spin_us: int = field(default=200, validator=_between(0, 1000))
-    """How long the daemon looks for exits before it sleeps; 0 where CPUs are shared."""
-    max_vcpus: int = field(default=64, validator=_between(1, 1024))
-    max_slots: int = field(default=64, validator=_between(1, 4096))
-    """Of guest memory, per VM."""
-    log_level: str = field(default="info", validator=_one_of("debug", "info", "warning", "error"))
-    """Of the events that are told."""
-
-
-@frozen
-class VmConfig:
-    """One VM: its name, its machine file and where its hypervisor connects.
-
-    `socket` is a socket of the exit protocol; with protocol "vfio-user" it is a directory
-    that holds one for each PCI function, named like the device.
-    """
-
-    name: str = field()
-    machine: Path
-    socket: Path
-    protocol: str = field(default="exit", validator=_one_of("exit", "vfio-user"))
-
-    @name.validator
-    def _check_name(self, _: object, value: str) -> None:
-        if not VM_NAME.fullmatch(value):
-            raise ValueError(f"{value!r}: a VM's name is 1 to 31 letters, digits, _ . -")
-
-
-@frozen
-class Config:
-    """The contents of mmiod.toml."""
-
-    vm: tuple[VmConfig, ...] = field()
-    daemon: DaemonConfig = DaemonConfig()
-
-    @vm.validator
-    def _check_vms(self, _: object, vms: tuple[VmConfig, ...]) -> None:
-        if not vms:
-            raise ValueError("no VM")
-        names = _twice(vm.name for vm in vms)
-        sockets = _twice([self.daemon.control, *(vm.socket for vm in vms)])
-        problems = [f"two VMs are called {name}" for name in names]
-        problems += [f"{socket} is the socket of two" for socket in sockets]
-        if problems:
-            raise ValueError("; ".join(problems))
-
-
-def _twice(things: Iterable[T]) -> list[T]:
-    return [thing for thing, count in Counter(things).items() if count > 1]
-
-
-def load(path: Path) -> Config:
-    """Read mmiod.toml; relative paths in it are relative to it.
+def structure(path: Path, data: Mapping[str, object], kind: type[T], converter: cattrs.Converter) -> T:
+    """What a file's tables, or those of a place that `path` names, say.
 
     Raises:
         ConfigError: with every problem.
     """
-    return _structure(path, _read(path), Config, _converter(path.parent))
-
-
-def load_machine(path: Path) -> MachineDescription:
-    """Read a machine file, and the one that it `extends`.
-
-    Raises:
-        ConfigError: with every problem.
-    """
-    return _structure(path, read_machine(path), MachineDescription, _converter(path.parent))
-
-
-def read_machine(path: Path) -> Mapping[str, object]:
-    """The tables of a machine file, laid over those of the file that it `extends`.
-
-    Raises:
-        ConfigError: one of them cannot be read, or `extends` is wrong.
-    """
-    tables = dict(_read(path))
-    base = tables.pop("extends", None)
-    if base is None:
-        return tables
-    if not isinstance(base, str) or "/" in base:
-        raise ConfigError([f"{path}: extends: {base!r} is no file beside this one"])
-    extended = _read(path.parent / base)
-    if "extends" in extended:
-        raise ConfigError([f"{path}: extends: {base} itself extends another file"])
-    return _merge(extended, tables)
-
-
-def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
-    """Tables key by key, arrays one behind the other; of anything else `over` wins.
-
-    `false` takes a table, an array or a text of the base out.
-    """
-    merged = dict(base)
-    for key, value in over.items():
-        known = merged.get(key)
-        if value is False and isinstance(known, Mapping | str | list):
-            del merged[key]
-        elif isinstance(known, Mapping) and isinstance(value, Mapping):
-            merged[key] = _merge(known, value)
-        elif isinstance(known, list) and isinstance(value, list):
-            merged[key] = known + value
-        else:
-            merged[key] = value
-    return merged
-
-
-def configure(plugin: type[Device], described: DeviceDescription, directory: Path) -> object:
-    """A device's configuration, for its plugin's class; relative paths are in `directory`.
-
-    Raises:
-        ConfigError: with every problem.
-    """
-    own = _converter(directory).copy()  # what it compiles for the class must go with the class
-    return _structure(Path("config"), described.config, plugin.config_class, own)
-
-
-def _read(path: Path) -> Mapping[str, object]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: {error}"]) from error
-
-
-def _structure(path: Path, data: Mapping[str, object], kind: type[T], converter: cattrs.Converter) -> T:
     try:
         return converter.structure(data, kind)
     except (cattrs.BaseValidationError, ValueError, TypeError) as error:
@@ -230,17 +65,16 @@ def _place(problem: str) -> str:
     return f"{place}: {reason}" if place else reason
 
 
-# --- how TOML values become ours --------------------------------------------------------
-
-
 @lru_cache(maxsize=8)  # cattrs compiles code for it: 5 ms, once for all devices of a file
-def _converter(directory: Path) -> cattrs.Converter:
+def converter_for(directory: Path) -> cattrs.Converter:
+    """Makes classes of tables; relative paths are in `directory`."""
     converter = cattrs.Converter(forbid_extra_keys=True)
     hooks: dict[type, Callable[[Any, Any], object]] = {
         int: _integer,
         bool: _exact(bool, "true or false"),
         str: _exact(str, "a text"),
         Path: lambda value, _: directory / _exact(str, "a path")(value, str),
+        MachineFile: lambda value, _: machine_called(_exact(str, "a path")(value, str), directory),
         Space: lambda value, _: _space(value),
         Policy: lambda value, _: _policy(value),
         Placement: lambda value, _: _placement(value),
