@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from mmiod.core.backends.faces import BackendFailed
 from mmiod.core.ports import Signal
@@ -16,7 +16,19 @@ FAILURES: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, 
 
 Inject = Callable[[Callable[[], None]], Awaitable[None]]
 """Runs an input of a device in the core and flushes what follows from it."""
+InjectNow = Callable[[Callable[[], None]], bool]
+"""Does that at once; False if the VM takes no inputs now."""
+Soon = Callable[[Callable[[], None]], None]
+"""Runs an action in the core behind what it does at the moment."""
 Notify = Callable[..., None]
+
+
+@frozen
+class ShortWay:
+    """How what takes next to no time is done in the core, without the device task."""
+
+    soon: Soon
+    inject: InjectNow
 
 
 @define(eq=False)
@@ -26,6 +38,11 @@ class Gate:
     _shut: bool = False
     _scope: trio.CancelScope | None = None
     _changed: Signal = field(factory=Signal)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything may begin."""
+        return not self._shut
 
     async def passed(self) -> None:
         """Wait while it is shut."""

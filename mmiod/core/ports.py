@@ -31,6 +31,11 @@ def no_hurry() -> None:
     """Nobody needs to be told that there is something for the device task."""
 
 
+def not_at_once() -> bool:
+    """Nobody but the device task does a request."""
+    return False
+
+
 @define(eq=False)
 class Signal:
     """Something has changed: who waits looks again."""
@@ -154,6 +159,8 @@ class RequestQueue:
     cancelled: Signal = field(factory=Signal)
     hurry: Callable[[], None] = field(default=no_hurry)
     """Called when there is something for the device task."""
+    at_once: Callable[[], bool] = field(default=not_at_once)
+    """Called when there is a request; whether the device task need not hear of it."""
     waiting: deque[Ask | Move] = field(factory=deque)
     """The first one may be under way."""
     refused: deque[Ask] = field(factory=lambda: deque(maxlen=MAX_REQUESTS))
@@ -173,11 +180,16 @@ class RequestQueue:
         asked = Ask(number, kind, data)
         if len(self.waiting) < MAX_REQUESTS:
             self.waiting.append(asked)
-            self.changed.set()
-            self.hurry()
+            if not self.at_once():
+                self.tell()
         else:
             self.refused.append(asked)
             self.overflown.set()
+
+    def tell(self) -> None:
+        """There is something for the device task."""
+        self.changed.set()
+        self.hurry()
 
     def cancel(self, number: int) -> None:
         """Called by a hook: returns at once; only a request under way can be ended early."""

@@ -10,8 +10,15 @@ from typing import Final
 import trio
 from attrs import define, field
 
-from mmiod.core.backends.faces import KeepingLink, Place, RequestRefused, ServiceBackend, ServiceLink
-from mmiod.core.gate import FAILURES, Gate, Inject, Notify, reason_of
+from mmiod.core.backends.faces import (
+    KeepingLink,
+    Place,
+    QuickLink,
+    RequestRefused,
+    ServiceBackend,
+    ServiceLink,
+)
+from mmiod.core.gate import FAILURES, Gate, Inject, Notify, ShortWay, reason_of
 from mmiod.core.ports import MAX_REQUESTS, NOBODY, Ask, Move, RequestQueue
 from mmiod.device import Effect
 from mmiod.machine.host import InlineHost
@@ -33,8 +40,13 @@ class ServiceLane:
     host: InlineHost
     inject: Inject
     notify: Notify
+    short: ShortWay
     queue: RequestQueue = field(init=False)
     gate: Gate = field(factory=Gate)
+    _quick: QuickLink | None = None
+    """The link, while its task waits for a request."""
+    _scheduled: bool = False
+    """The core is about to try the first request."""
     _opened: bool = False
     _begun: int = 0
     """How often the first request may have been done."""
@@ -46,6 +58,7 @@ class ServiceLane:
     def __attrs_post_init__(self) -> None:
         """Make the queue."""
         self.queue = RequestQueue(BackendStatus(self.spec), self.backend.keeping)
+        self.queue.at_once = self._at_once
 
     async def run(self) -> None:
         """Do what is asked, until cancelled."""
@@ -67,13 +80,49 @@ class ServiceLane:
             )
             nursery.start_soon(link.watch)
             nursery.start_soon(self._cancel, link)
+            quick = link if isinstance(link, QuickLink) else None
             while True:
-                first = await self.queue.first()
+                self._quick = quick
+                try:
+                    first = await self.queue.first()
+                finally:
+                    self._quick = None
                 await self.gate.passed()
                 if isinstance(first, Ask):
                     await self._perform(link, first)
                 else:
                     await self._move(link, first)
+
+    def _at_once(self) -> bool:
+        """Called by a hook that asked: whether the core does that, behind what it does now."""
+        if not self._scheduled and self._quick_ask() is not None:
+            self._scheduled = True
+            self.short.soon(self._try)
+        return self._scheduled
+
+    def _quick_ask(self) -> Ask | None:
+        """The first request, if nobody is at it and it may be done in next to no time."""
+        link, waiting = self._quick, self.queue.waiting
+        if link is None or self._begun or not waiting or not self.gate.is_open:
+            return None
+        first = waiting[0]
+        return first if isinstance(first, Ask) and first.kind in link.quick else None
+
+    def _try(self) -> None:
+        """Do one, so that others have their turn; the task hears of what is left."""
+        self._scheduled = False
+        link, ask = self._quick, self._quick_ask()
+        if link is not None and ask is not None:
+            self._begun += 1
+            try:
+                self._reply = link.at_once(ask.kind, ask.data)
+            except RequestRefused as refusal:
+                self.short.inject(partial(self._refused, str(refusal)))
+            else:
+                if self._reply is not None:
+                    self.short.inject(partial(self._replied, self._reply))
+        if self.queue.waiting and not self._at_once():
+            self.queue.tell()
 
     async def _move(self, link: ServiceLink, move: Move) -> None:
         """What the backend keeps comes or goes; in doubt that is done again."""

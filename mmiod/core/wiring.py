@@ -9,7 +9,7 @@ from attrs import define, evolve, field
 from mmiod.core.backends.faces import Place, ServiceBackend, StreamBackend
 from mmiod.core.backends.specs import NULL, service_backend, stream_backend
 from mmiod.core.device_task import DeviceTask
-from mmiod.core.gate import Inject
+from mmiod.core.gate import Inject, ShortWay
 from mmiod.core.ports import no_hurry
 from mmiod.core.service_lane import ServiceLane
 from mmiod.core.stream_lane import StreamLane
@@ -59,6 +59,7 @@ def connect(
     device: str,
     backends: Backends,
     inject: Inject,
+    short: ShortWay,
     hurry: Callable[[], None] = no_hurry,
 ) -> DeviceTask:
     """Join a device with its backends; the task is to be run, and has something to do at each `hurry`."""
@@ -67,7 +68,8 @@ def connect(
         StreamLane(place, spec, backend, host, inject, notify) for place, spec, backend in backends.streams
     ]
     services = [
-        ServiceLane(place, spec, backend, host, inject, notify) for place, spec, backend in backends.services
+        ServiceLane(place, spec, backend, host, inject, notify, short)
+        for place, spec, backend in backends.services
     ]
     for stream in streams:
         stream.queue.hurry = hurry

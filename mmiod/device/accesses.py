@@ -136,9 +136,8 @@ def parts(ranges: Ranges, data: bytes) -> Iterator[tuple[int, bytes]]:
     position = 0
     for gpa, length in ranges:
         part = data[position : position + length]
-        if not part:
-            return
-        yield gpa, part
+        if part:
+            yield gpa, part
         position += length
 
 

@@ -76,10 +76,14 @@ class BlockClient(Client):
 
     def write(self, sector: int, data: bytes) -> int:
         """Write whole sectors, 1 to `MAX_TRANSFER`; a later flush makes them last."""
-        count, rest = divmod(len(data), SECTOR)
+        return self.write_behind(AT.pack(sector) + data)
+
+    def write_behind(self, data: bytes) -> int:
+        """`write` of what stands behind the sector, as `AT` packs it: large data are not copied once more."""
+        count, rest = divmod(len(data) - AT.size, SECTOR)
         if rest or not 1 <= count <= MAX_TRANSFER:
-            raise ValueError(f"{self.name}: a write of {len(data)} bytes")
-        return self.send("write", AT.pack(sector) + data)
+            raise ValueError(f"{self.name}: a write of {len(data) - AT.size} bytes")
+        return self.send("write", data)
 
     def flush(self) -> int:
         """Make everything that was written last through a loss of power."""

@@ -10,7 +10,7 @@ from mmiod.device.accesses import parts
 from mmiod.errors import MachineError
 from mmiod.machine.dirty_log import DirtyLog
 from mmiod.machine.ports import Messenger
-from mmiod.machine.slot import Gone, Slot
+from mmiod.machine.slot import Gone, Mapped, Slot
 
 if TYPE_CHECKING:
     from mmiod.device.faces import Ranges
@@ -110,6 +110,8 @@ class GuestMemory:
 
     def write(self, gpa: int, data: bytes) -> None:
         """DMA write; what is not reachable RAM, or read-only, drops the bytes."""
+        if not data:
+            return  # and no page of the log is marked
         slot = self._around(gpa, len(data))
         if slot is not None and slot.storage is not None and not slot.read_only:
             slot.storage.write(gpa - slot.gpa, data)
@@ -125,10 +127,10 @@ class GuestMemory:
     def gather(self, ranges: Ranges) -> bytes:
         """`read` of each range, all their bytes in a row."""
         slot = self._around_all(ranges)
-        if slot is None or slot.storage is None:
+        if slot is None or not isinstance(slot.storage, Mapped):
             return b"".join([self.read(gpa, length) for gpa, length in ranges])
-        read, base = slot.storage.read, slot.gpa
-        return b"".join([read(gpa - base, length) for gpa, length in ranges])
+        view, base = slot.storage.memory, slot.gpa  # joined where they lie: each is copied once
+        return b"".join([view[gpa - base : gpa - base + length] for gpa, length in ranges])
 
     def scatter(self, ranges: Ranges, data: bytes) -> None:
         """`write` to each range, of `data` as far as that goes."""
@@ -149,12 +151,13 @@ class GuestMemory:
         """Whether messages reach some of it, and nothing else does."""
         if self.messenger is None or not length:
             return False
-        slot = self._around(gpa, length)
-        if slot is not None:
-            return slot.storage is None or self.prefers_messages
+        _check_length(gpa, length)
+        end, last = gpa + length, self._last
+        if last is not None and last.gpa <= gpa and end <= last.end:  # the usual case
+            return last.storage is None or self.prefers_messages
         return any(
-            slot is not None and (slot.storage is None or self.prefers_messages)
-            for slot, _, _ in self._pieces(gpa, length)
+            slot.gpa < end and gpa < slot.end and (slot.storage is None or self.prefers_messages)
+            for slot in self.slots.values()
         )
 
     def _around(self, gpa: int, length: int) -> Slot | None:
@@ -175,8 +178,7 @@ class GuestMemory:
         return slot
 
     def _pieces(self, gpa: int, length: int) -> list[tuple[Slot | None, int, int]]:
-        if length > DMA_LIMIT:
-            raise ValueError(f"DMA of {length:#x} bytes at {gpa:#x}: at most {DMA_LIMIT:#x} at once")
+        _check_length(gpa, length)
         pieces = []
         end = gpa + length
         while gpa < end:
@@ -208,3 +210,8 @@ class GuestMemory:
                     f"at {other.gpa:#x}..{other.end - 1:#x}"
                 )
         self._last = None
+
+
+def _check_length(gpa: int, length: int) -> None:
+    if length > DMA_LIMIT:
+        raise ValueError(f"DMA of {length:#x} bytes at {gpa:#x}: at most {DMA_LIMIT:#x} at once")

@@ -13,7 +13,7 @@ import mmap
 import os
 from typing import Protocol
 
-from attrs import define
+from attrs import define, field
 
 from mmiod.errors import MachineError
 
@@ -33,6 +33,12 @@ class Mapped:
     view: mmap.mmap
     descriptor: int
     offset: int
+    memory: memoryview = field(init=False)
+    """All of it where it lies; no part of this outlives the call that took it."""
+
+    def __attrs_post_init__(self) -> None:
+        """Look at it."""
+        self.memory = memoryview(self.view)
 
     def read(self, offset: int, length: int) -> bytes:  # noqa: D102
         return self.view[offset : offset + length]
@@ -41,6 +47,7 @@ class Mapped:
         self.view[offset : offset + len(data)] = data
 
     def close(self) -> None:  # noqa: D102
+        self.memory.release()
         self.view.close()
         os.close(self.descriptor)
 

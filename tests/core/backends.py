@@ -11,6 +11,7 @@ from attrs import define, field
 
 from mmiod.core.backends.faces import Place, ServiceBackend, StreamBackend
 from mmiod.core.device_task import DeviceTask
+from mmiod.core.gate import ShortWay
 from mmiod.core.ports import Signal
 from mmiod.core.wiring import Backends, choose, connect
 from mmiod.device import Device, Effect, Requests, Stream
@@ -98,8 +99,13 @@ class Bench:
 
     async def inject(self, action: Callable[[], None]) -> None:
         """What an attachment does for a VM that runs."""
+        self.inject_now(action)
+
+    def inject_now(self, action: Callable[[], None]) -> bool:
+        """That, at once."""
         action()
         self.changed.set()
+        return True
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait for something to be true that inputs and events bring about."""
@@ -125,7 +131,8 @@ async def serving(
     if service is not None:
         chosen.services[:] = [(Place("vm", "dev", "disk", directory), "test", service)]
     bench.rig.machine.notify = _telling(bench, bench.rig.machine.notify)
-    bench.task = connect(bench.rig.machine, "dev", chosen, bench.inject)
+    short = ShortWay(trio.lowlevel.current_trio_token().run_sync_soon, bench.inject_now)
+    bench.task = connect(bench.rig.machine, "dev", chosen, bench.inject, short)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bench.task.run)
         yield bench

@@ -7,16 +7,20 @@ import errno
 import fcntl
 import gc
 import os
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from subprocess import PIPE
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from mmiod.core.backends import block
-from mmiod.core.backends.block import BlockBackend, Image
-from mmiod.core.backends.faces import BackendFailed, Place
+from mmiod.core.backends import block, image as images
+from mmiod.core.backends.block import BlockBackend
+from mmiod.core.backends.faces import BackendFailed, Place, RequestRefused
+from mmiod.core.backends.image import AT_ONCE, Image
 from mmiod.core.backends.specs import service_backend
 from mmiod.core.wiring import choose
 from mmiod.device.block import AT, KINDS, MAX_RANGE, MAX_TRANSFER, RANGE, SECTOR, Medium
@@ -86,7 +90,7 @@ def test_image_is_as_an_array_of_sectors(
     image = Image(descriptor, Medium(SECTORS))
     with pytest.MonkeyPatch.context() as patch:
         if refusal is not None:
-            patch.setattr(block, "_fallocate", lambda *_: -1)
+            patch.setattr(images, "_fallocate", lambda *_: -1)
             patch.setattr(ctypes, "get_errno", lambda: refusal)
         for kind, sector, count, value in steps:
             taken = min(count, SECTORS - sector)
@@ -142,6 +146,149 @@ async def test_what_the_host_has_in_memory_is_read_without_a_thread(
     os.truncate(path, 4 * SECTOR)
     assert image.at_hand(RANGE.pack(3, 2)) is None
     os.close(descriptor)
+
+
+async def test_short_transfers_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host may take or give less than was asked for; the device gets all of it."""
+    path = made(tmp_path)
+    pread, pwrite, preadv, data = os.pread, os.pwrite, os.preadv, b"x" * 2 * SECTOR + b"y" * SECTOR
+    monkeypatch.setattr(os, "pread", lambda file, length, offset: pread(file, min(length, 700), offset))
+    monkeypatch.setattr(os, "pwrite", lambda file, part, offset: pwrite(file, part[:700], offset))
+    monkeypatch.setattr(
+        os, "preadv", lambda file, parts, offset, flags: preadv(file, [parts[0][:700]], offset, flags)
+    )
+    async with serving(tmp_path, image="block:disk.img") as bench:
+        await answer(bench, bench.device.image.identify())
+        assert b"" == await answer(bench, bench.device.image.write(5, data))
+        assert data == await answer(bench, bench.device.image.read(5, 3))
+    assert data == path.read_bytes()[5 * SECTOR : 8 * SECTOR]
+
+
+@pytest.fixture(name="image")
+async def _image(tmp_path: Path) -> AsyncIterator[Image]:
+    """An open one."""
+    descriptor = os.open(made(tmp_path), os.O_RDWR)
+    image = Image(descriptor, Medium(SECTORS))
+    yield image
+    await image.close()
+
+
+@pytest.fixture(name="slow")
+def _slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until it is set a write waits for the host's disk."""
+    slow, pwrite, never = threading.Event(), os.pwrite, Host(-errno.EOPNOTSUPP)
+    monkeypatch.setattr(os, "pwritev", never.pwritev)
+
+    def wait(file: int, part: memoryview, offset: int) -> int:
+        slow.wait()
+        return pwrite(file, part, offset)
+
+    monkeypatch.setattr(os, "pwrite", wait)
+    return slow
+
+
+class Host:
+    """A file system that says of each write that must not wait how much it takes, or why not."""
+
+    def __init__(self, *says: int) -> None:
+        self.says, self.asked, self.threads = list(says), 0, list[int]()
+
+    def pwritev(self, file: int, parts: list[memoryview], offset: int, flags: int) -> int:
+        """A number of bytes, or less than that: an error."""
+        assert os.RWF_NOWAIT == flags
+        self.asked += 1
+        said = self.says.pop(0)
+        if said < 0:
+            raise OSError(-said, os.strerror(-said))
+        return self.write(file, parts[0][:said], offset)
+
+    def pwrite(self, file: int, part: memoryview, offset: int) -> int:
+        """One that may wait."""
+        self.threads.append(threading.get_ident())
+        return self.write(file, part, offset)
+
+    write = staticmethod(os.pwrite)
+
+
+@pytest.mark.parametrize(
+    ("says", "asked", "waits"),
+    [
+        pytest.param((1024, 1024), 2, 0, id="all"),
+        pytest.param((512, 1024), 2, 1, id="a part"),
+        pytest.param((0, 1024), 2, 1, id="nothing"),
+        pytest.param((-errno.EAGAIN, 1024), 2, 1, id="not now"),
+        pytest.param((-errno.EOPNOTSUPP,), 1, 2, id="never"),
+    ],
+)
+async def test_what_the_host_takes_without_waiting_needs_no_thread(
+    image: Image, monkeypatch: pytest.MonkeyPatch, says: tuple[int, ...], asked: int, waits: int
+) -> None:
+    """What it does not take is written as a whole by one; a host that never does is not asked again."""
+    host = Host(*says)
+    monkeypatch.setattr(os, "pwritev", host.pwritev)
+    monkeypatch.setattr(os, "pwrite", host.pwrite)
+    for byte in (b"a", b"b"):
+        assert b"" == await image.perform("write", AT.pack(3) + byte * 1024)
+        assert byte * 1024 == await image.perform("read", RANGE.pack(3, 2))
+    assert (asked, waits) == (host.asked, len(host.threads))
+    assert threading.get_ident() not in host.threads
+
+
+async def test_an_error_of_a_write_at_once_is_a_refusal(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not tried again by waiting."""
+    host = Host(-errno.ENOSPC)
+    monkeypatch.setattr(os, "pwritev", host.pwritev)
+    monkeypatch.setattr(os, "pwrite", host.pwrite)
+    with pytest.raises(RequestRefused, match="write: No space left on device"):
+        image.at_once("write", AT.pack(3) + bytes(SECTOR))
+    assert not host.threads
+
+
+async def test_long_writes_are_not_done_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To copy them would hold up others."""
+    host = Host()
+    path = tmp_path / "long"
+    path.write_bytes(bytes(2 * AT_ONCE))
+    image = Image(os.open(path, os.O_RDWR), Medium(2 * AT_ONCE // SECTOR))
+    monkeypatch.setattr(os, "pwritev", host.pwritev)
+    assert b"" == await image.perform("write", AT.pack(0) + b"x" * (AT_ONCE + SECTOR))
+    await image.close()
+    assert 0 == host.asked
+    assert b"x" * (AT_ONCE + SECTOR) == path.read_bytes()[: AT_ONCE + SECTOR]
+
+
+async def test_a_write_that_takes_long_does_not_hold_up_the_core(image: Image, slow: threading.Event) -> None:
+    """It goes on in the thread, once, and `perform` tells of its end."""
+    written = AT.pack(3) + b"x" * SECTOR
+    assert image.at_once("write", written) is None
+    slow.set()
+    assert b"" == await image.perform("write", written)
+    assert b"x" * SECTOR == await image.perform("read", RANGE.pack(3, 1))
+
+
+async def test_an_image_is_closed_behind_what_has_begun(tmp_path: Path, slow: threading.Event) -> None:
+    """Nothing is written any more to a file that others may have by then."""
+    path = made(tmp_path)
+    image = Image(os.open(path, os.O_RDWR), Medium(SECTORS))
+    assert image.at_once("write", AT.pack(0) + b"x" * SECTOR) is None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(image.close)
+        await trio.testing.wait_all_tasks_blocked()
+        slow.set()
+    assert b"x" * SECTOR == path.read_bytes()[:SECTOR]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(image.descriptor)
+
+
+async def test_what_is_cancelled_before_it_begins_is_not_begun(image: Image) -> None:
+    """A request that was not begun is not in doubt."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await image.perform("write", AT.pack(0) + b"x" * SECTOR)
+    assert scope.cancelled_caught
+    assert bytes(SECTOR) == await image.perform("read", RANGE.pack(0, 1))
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -202,6 +349,7 @@ async def test_error_of_the_hosts_disk_is_an_answer(tmp_path: Path, monkeypatch:
         await answer(bench, bench.device.image.identify())
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", fail)
+            patch.setattr(os, "pwritev", fail)
             failed = await answer(bench, bench.device.image.write(0, bytes(SECTOR)))
         assert b"" == await answer(bench, bench.device.image.write(0, bytes(SECTOR)))
     assert "write: No space left on device" == failed

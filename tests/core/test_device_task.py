@@ -13,6 +13,7 @@ import trio.testing
 from attrs import define, field
 
 from mmiod.core.backends.faces import BackendFailed, Link, RequestRefused, ServiceLink
+from mmiod.core.gate import ShortWay
 from mmiod.core.ports import MAX_QUEUED, MAX_REQUESTS, RequestQueue, StreamQueue
 from mmiod.core.stream_lane import CHUNK
 from mmiod.machine.ports import BackendStatus, Keeping
@@ -494,3 +495,110 @@ async def test_queue_of_requests_is_bounded() -> None:
         disk.release.set()
         await bench.until(lambda: len(bench.device.answers) == MAX_REQUESTS + 2)
         assert not bench.task.services[0].queue.busy
+
+
+# --- the short way -------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class QuickDisk(Disk):
+    """Does some requests at once; what the script says of them is an answer, a refusal, or None."""
+
+    tries: deque[bytes | Exception | None] = field(factory=deque)
+    quick: frozenset[str] = frozenset({"initialize"})
+
+    def at_once(self, kind: str, data: bytes) -> bytes | None:
+        """Play the next step."""
+        self.log.append(("at once", kind, data.decode()))
+        step = self.tries.popleft()
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+async def test_quick_requests_are_done_one_by_one_without_the_task() -> None:
+    """Each in a turn of the core's own; refusals and answers come in order."""
+    disk = QuickDisk(deque([b"first"]), tries=deque([b"a", RequestRefused("no"), b"c"]))
+    async with serving(service=disk) as bench:
+        client, actions = bench.device.disk, list[Callable[[], None]]()
+        client.send("initialize", b"0")
+        await bench.until(lambda: bool(bench.device.answers))
+        lane = bench.task.services[0]
+        lane.short = ShortWay(actions.append, bench.inject_now)
+        for data in (b"1", b"2", b"3"):
+            client.send("initialize", data)
+        answers = []
+        while actions:
+            (action,) = actions
+            actions.clear()
+            action()
+            answers.append(len(bench.device.answers))
+    assert [2, 3, 4] == answers
+    assert [(1, b"first"), (2, b"a"), (3, "no"), (4, b"c")] == bench.device.answers
+    done = [("at once", "initialize", data) for data in "123"]
+    assert [("open",), ("initialize", "0"), *done] == disk.log
+
+
+async def test_what_the_core_cannot_do_is_the_tasks() -> None:
+    """What takes longer, and another kind; what comes behind them waits for them."""
+    disk = QuickDisk(deque([b"first", b"a", None]), tries=deque([None, b"c"]))
+    async with serving(service=disk) as bench:
+        client = bench.device.disk
+        client.send("initialize", b"0")
+        await bench.until(lambda: len(bench.device.answers) == 1)
+        client.send("initialize", b"1")
+        await bench.until(lambda: len(bench.device.answers) == 2)
+        await trio.testing.wait_all_tasks_blocked()
+        client.send("execute", b"2")
+        await trio.testing.wait_all_tasks_blocked()
+        client.send("initialize", b"3")
+        await trio.testing.wait_all_tasks_blocked()
+        assert ("execute", "2") == disk.log[-1]
+        disk.release.set()
+        await bench.until(lambda: len(bench.device.answers) == 4)
+    assert [b"first", b"a", b"released", b"done"] == [data for _, data in bench.device.answers]
+    assert [
+        ("initialize", "0"),
+        ("at once", "initialize", "1"),
+        ("initialize", "1"),
+        ("execute", "2"),
+        ("initialize", "3"),
+    ] == disk.log[1:]
+
+
+async def test_a_quick_answer_waits_for_a_vm_that_is_paused() -> None:
+    """It is not done again."""
+    disk = QuickDisk(deque([b"first"]), tries=deque([b"a"]))
+    async with serving(service=disk) as bench:
+        client, on, lane = bench.device.disk, trio.Event(), bench.task.services[0]
+        client.send("initialize", b"0")
+        await bench.until(lambda: bool(bench.device.answers))
+
+        async def paused(action: Callable[[], None]) -> None:
+            await on.wait()
+            await bench.inject(action)
+
+        lane.inject, lane.short = paused, ShortWay(lane.short.soon, lambda _action: False)
+        client.send("initialize", b"1")
+        await trio.testing.wait_all_tasks_blocked()
+        assert 1 == len(bench.device.answers)
+        on.set()
+        await bench.until(lambda: len(bench.device.answers) == 2)
+    assert [(1, b"first"), (2, b"a")] == bench.device.answers
+    assert [("open",), ("initialize", "0"), ("at once", "initialize", "1")] == disk.log
+
+
+async def test_nothing_is_quick_at_rest() -> None:
+    """A lane that is shut begins nothing in the core either, and has it when it goes on."""
+    disk = QuickDisk(deque([b"first", b"a"]))
+    async with serving(service=disk) as bench:
+        client, lane = bench.device.disk, bench.task.services[0]
+        client.send("initialize", b"0")
+        await bench.until(lambda: bool(bench.device.answers))
+        await lane.rest()
+        client.send("initialize", b"1")
+        await trio.testing.wait_all_tasks_blocked()
+        assert 1 == len(bench.device.answers)
+        lane.gate.open()
+        await bench.until(lambda: len(bench.device.answers) == 2)
+    assert [("open",), ("initialize", "0"), ("initialize", "1")] == disk.log

@@ -13,6 +13,7 @@ from attrs import Factory, define, field
 
 from mmiod.core.backends.faces import BackendFailed, Place, RequestRefused, ServiceLink
 from mmiod.core.device_task import DeviceTask
+from mmiod.core.gate import ShortWay
 from mmiod.core.ports import MAX_REQUESTS, Signal
 from mmiod.core.wiring import Backends, connect
 from mmiod.device import Device, Effect, Register, Requests
@@ -76,10 +77,10 @@ class Asker(Device):
 
 @define(eq=False)
 class Service:
-    """Echoes after a while, refuses, dies, or does not open."""
+    """Echoes after a while or at once, refuses, dies, or does not open."""
 
     chance: random.Random
-    kinds = frozenset(KINDS)
+    kinds = quick = frozenset(KINDS)
     keeping = None
     owns = ""
     done: list[str] = field(factory=list)
@@ -112,6 +113,19 @@ class Service:
             case 2 | 3 | 4:
                 self._dies.set()
                 await self._turns()
+        return data
+
+    def at_once(self, kind: str, data: bytes) -> bytes | None:
+        """Echo, mostly."""
+        match self.chance.randrange(10):
+            case 0:
+                raise RequestRefused("refused at once")
+            case 1 | 2:
+                return None
+            case 3:
+                self._dies.set()
+        if kind == "spend":
+            self.done.append(data.decode())
         return data
 
     async def query(self, kind: str, data: bytes) -> bytes | None:  # noqa: ARG002
@@ -147,7 +161,8 @@ class World:
         self.service = Service(self.chance)
         place = Place("vm", "dev", "disk")
         chosen = Backends(services=[(place, "test", self.service)])
-        self.task = connect(self.rig.machine, "dev", chosen, self.inject)
+        short = ShortWay(trio.lowlevel.current_trio_token().run_sync_soon, self.inject_now)
+        self.task = connect(self.rig.machine, "dev", chosen, self.inject, short)
 
     @property
     def state(self) -> Asked:
@@ -158,10 +173,16 @@ class World:
 
     async def inject(self, action: Callable[[], None]) -> None:
         """As an attachment does."""
-        while not self.on:
+        while not self.inject_now(action):
             await self.changed.wait()
+
+    def inject_now(self, action: Callable[[], None]) -> bool:
+        """As an attachment does."""
+        if not self.on:
+            return False
         action()
         self.changed.set()
+        return True
 
     def switch(self, *, on: bool) -> None:
         """Take inputs, or not."""
@@ -238,4 +259,5 @@ async def test_every_request_is_answered_once(
     state, client = world.state, world.rig.machine.hosts["dev"].device.clients["disk"]
     assert client.number == state.answered + sum(state.failed.values())
     assert client.number > REQUESTS / 2
+    assert "refused at once" in state.failed
     assert autojump_clock is not None

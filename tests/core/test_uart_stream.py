@@ -11,6 +11,7 @@ import trio.testing
 
 from devices.legacy.uart16550 import Uart16550
 from mmiod.core.backends.faces import Place
+from mmiod.core.gate import ShortWay
 from mmiod.core.ports import Signal
 from mmiod.core.wiring import choose, connect
 from mmiod.device.uart16550 import FCR, LSR
@@ -47,6 +48,7 @@ async def test_paste_arrives_whole(tmp_path: Path, fcr: int, failures: tuple[int
         "uart",
         choose(Uart16550, Place("vm", "uart", "", tmp_path), {"serial": "unix:serial"}),
         inject,
+        ShortWay(trio.lowlevel.current_trio_token().run_sync_soon, lambda _action: False),
     )
     received, seen = bytearray(), 0
     with trio.fail_after(20):

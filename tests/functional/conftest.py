@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mmiod.core.backends import own_thread
+from mmiod.core.backends.image import Image
+from mmiod.core.backends.own_thread import OwnThread
 from mmiod.core.ports import RequestQueue
 from tests.functional.boots import ROOT
 from tests.functional.stock import Asked
@@ -22,6 +26,9 @@ name = "vm"
 machine = "{machine}"
 socket = "{directory}/vm.exit"
 """
+
+DISK_S = 0.01
+"""A seek."""
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +55,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
     monkeypatch.setattr(RequestQueue, "ask", noted)
     return found
+
+
+@pytest.fixture
+def slow_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images on a disk that takes its time: the core does no request at once."""
+    begin = OwnThread.begin
+
+    def slow(thread: OwnThread, call: Callable[[], bytes]) -> None:
+        def late() -> bytes:
+            time.sleep(DISK_S)  # noqa: TID251 - it is in the image's thread
+            return call()
+
+        begin(thread, late)
+
+    monkeypatch.setattr(Image, "quick", frozenset())
+    monkeypatch.setattr(own_thread, "PATIENCE_NS", 0)
+    monkeypatch.setattr(OwnThread, "begin", slow)

@@ -97,6 +97,7 @@ echo finished
 """
 
 
+@pytest.mark.usefixtures("slow_images")
 async def test_a_disk_is_reloaded_while_a_guest_writes(tmp_path: Path, asked: Asked) -> None:
     """The plugin is loaded anew again and again under direct transfers; the guest does not notice."""
     async with serving(tmp_path, machine(tmp_path)) as server:

@@ -118,6 +118,22 @@ class ServiceLink(Protocol):
 
 
 @runtime_checkable
+class QuickLink(ServiceLink, Protocol):
+    """An open service that may do a request in next to no time."""
+
+    @property
+    def quick(self) -> frozenset[str]:
+        """The kinds that are worth a try."""
+
+    def at_once(self, kind: str, data: bytes) -> bytes | None:
+        """Do a request in the core; None: `perform` goes on with it.
+
+        Raises:
+            RequestRefused: it was not done, for this reason.
+        """
+
+
+@runtime_checkable
 class KeepingLink(ServiceLink, Protocol):
     """An open service with a state of its own, which goes with the VM's."""
 

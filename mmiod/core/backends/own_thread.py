@@ -9,9 +9,17 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from time import monotonic_ns
+from typing import Final
 
 import trio
 from attrs import define, field
+
+from mmiod.core.spin import Spin
+
+PATIENCE_NS: Final = 100_000
+"""That the core waits at most for a call that usually takes less."""
+NS_PER_S: Final = 1_000_000_000
 
 
 @define(eq=False)
@@ -19,31 +27,54 @@ class OwnThread:
     """Does one call at a time, until it is closed."""
 
     _begun: int = field(factory=lambda: os.eventfd(0, os.EFD_CLOEXEC))
-    _ended: int = field(factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    """A lock here would wake the thread before it can have the interpreter: it would sleep twice."""
+    _ended: threading.Lock = field(factory=threading.Lock)
+    """Locked until a call has ended."""
+    _late: int = field(factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    """Tells of that who waits in the event loop."""
+    _awaited: bool = False
+    """Somebody does; what it is told may be past."""
+    patience: Spin = field(factory=lambda: Spin(PATIENCE_NS))
+    """How long `soon` waits: what comes later makes that less."""
     _thread: threading.Thread = field(init=False)
     _call: Callable[[], bytes] | None = None
     """None: the thread is to end."""
     _result: bytes | Exception = b""
+    busy: bool = False
+    """Whether a call has begun whose result nobody has taken."""
 
     def __attrs_post_init__(self) -> None:
         """Begin; the interpreter does not wait for it."""
+        self._ended.acquire()
         self._thread = threading.Thread(target=self._run, name="mmiod-link", daemon=True)
         self._thread.start()
 
-    async def do(self, call: Callable[[], bytes]) -> bytes:
-        """What a call returns, or raises; who is cancelled meanwhile waits for its end,
+    def begin(self, call: Callable[[], bytes]) -> None:
+        """Let the thread do a call."""
+        self._call, self.busy = call, True
+        self.patience.since_ns = monotonic_ns()
+        os.eventfd_write(self._begun, 1)
+
+    def soon(self) -> bytes | None:
+        """What the call returns, or raises, if it ends within a moment, in which nothing else is done."""
+        ended = self._ended.acquire(timeout=self.patience.budget_ns / NS_PER_S)
+        return self._taken() if ended else None
+
+    async def end(self) -> bytes:
+        """What the call returns, or raises; who is cancelled meanwhile waits for its end,
         as there is no way to end a call of the host's that hangs.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._call = call
-        os.eventfd_write(self._begun, 1)
-        try:
-            await trio.lowlevel.wait_readable(self._ended)
-        except trio.Cancelled:  # what comes next will be told, too
-            with trio.CancelScope(shield=True):
-                await trio.lowlevel.wait_readable(self._ended)
-        os.eventfd_read(self._ended)
-        result, self._result, self._call = self._result, b"", None
+        with trio.CancelScope(shield=True):  # what comes next will be told, too
+            self._awaited = True
+            while not self._ended.acquire(blocking=False):
+                await trio.lowlevel.wait_readable(self._late)
+                os.eventfd_read(self._late)
+            self._awaited = False
+        self.patience.woken(monotonic_ns())
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        result, self._result, self._call, self.busy = self._result, b"", None, False
         if isinstance(result, Exception):
             raise result
         return result
@@ -54,7 +85,7 @@ class OwnThread:
         os.eventfd_write(self._begun, 1)
         self._thread.join()
         os.close(self._begun)
-        os.close(self._ended)
+        os.close(self._late)
 
     # --- in the thread ---------------------------------------------------------------------
 
@@ -64,4 +95,6 @@ class OwnThread:
                 self._result = self._call()
             except Exception as error:  # noqa: BLE001  # it is whose call it was
                 self._result = error
-            os.eventfd_write(self._ended, 1)
+            self._ended.release()
+            if self._awaited:
+                os.eventfd_write(self._late, 1)

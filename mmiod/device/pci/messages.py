@@ -123,6 +123,9 @@ MSIX_CONTROL: Final = {
     "ENABLE": Field(15, access="rw"),
 }
 """Message control of MSI-X (6.8.2.3)."""
+_MSIX_FREE: Final = 1 << 15
+_MSIX_HELD: Final = _MSIX_FREE | 1 << 14
+"""Enabled, and not masked as a whole."""
 
 
 @define(eq=False)
@@ -177,30 +180,38 @@ class MsiX(MessageCapability):
         return bool(MSIX_CONTROL["ENABLE"].of(self.value(function, "control")))
 
     def send(self, function: Function, vector: int) -> None:
-        """Set the pending bit; if nothing holds the message it leaves, and the bit is clear again."""
+        """Let the message leave, or if something holds it set its pending bit."""
         if not 0 <= vector < self.vectors:
             raise ValueError(f"MSI-X vector {vector}: there are {self.vectors}")
+        if self._free(function) and not self._masked(function, vector):
+            self._leave(function, vector)
+            return
         word = f"pending_bits{vector // 64}"
         self.store(function, word, self.value(function, word) | 1 << vector % 64)
-        self.changed(function)
 
     def changed(self, function: Function) -> None:
         """What is pending and not held any more leaves, lowest vector first."""
-        masked = MSIX_CONTROL["FUNCTION_MASK"].of(self.value(function, "control"))
-        if not self.enabled(function) or masked or not _masters(function):
+        if not self._free(function):
             return
         for word in range(-(-self.vectors // 64)):
             bits = self.value(function, f"pending_bits{word}")
             while bits:
                 lowest = bits & -bits
                 bits -= lowest
-                self._leave(function, 64 * word + lowest.bit_length() - 1)
+                vector = 64 * word + lowest.bit_length() - 1
+                if not self._masked(function, vector):
+                    kept = self.value(function, f"pending_bits{word}") & ~lowest
+                    self.store(function, f"pending_bits{word}", kept)
+                    self._leave(function, vector)
+
+    def _free(self, function: Function) -> bool:
+        """Whether nothing holds all vectors."""
+        return self.value(function, "control") & _MSIX_HELD == _MSIX_FREE and _masters(function)
+
+    def _masked(self, function: Function, vector: int) -> bool:
+        return bool(self.value(function, f"vector_control{vector}") & 1)
 
     def _leave(self, function: Function, vector: int) -> None:
-        if self.value(function, f"vector_control{vector}") & 1:
-            return
-        word = f"pending_bits{vector // 64}"
-        self.store(function, word, self.value(function, word) & ~(1 << vector % 64))
         high = self.value(function, f"address_high{vector}")
         address = high << 32 | self.value(function, f"address{vector}")
         function.context.msi(address, self.value(function, f"data{vector}"))

@@ -53,6 +53,8 @@ class DeviceStatus(enum.IntFlag):
     FAILED = 128
 
 
+_EVENT_IDX: Final = Feature.EVENT_IDX.value
+_RING_PACKED: Final = Feature.RING_PACKED.value
 _DRIVER_OK: Final = DeviceStatus.DRIVER_OK.value
 _UNUSABLE: Final = _DRIVER_OK | DeviceStatus.DEVICE_NEEDS_RESET.value
 
@@ -230,8 +232,9 @@ class VirtioDevice(Device):
 
     def ring(self, number: int) -> Ring:
         """A queue in the layout that was negotiated."""
-        queue, event_index = self.state.queues[number], self.negotiated(Feature.EVENT_IDX)
-        if self.negotiated(Feature.RING_PACKED):
+        features, queue = self.state.features, self.state.queues[number]
+        event_index = bool(features & _EVENT_IDX)
+        if features & _RING_PACKED:
             return PackedRing(queue, event_index)
         return SplitRing(queue, event_index)
 

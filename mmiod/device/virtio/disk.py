@@ -29,8 +29,10 @@ MAX_QUEUES: Final = 8
 NOBODYS: Final = -1
 ID_LENGTH: Final = 20
 
-HEADER: Final = struct.Struct("<IIQ")
-"""Type, a reserved word, sector (5.2.6)."""
+HEADER: Final = 16
+"""Bytes of type, a reserved word and, from `SECTOR_AT` on, the sector (5.2.6)."""
+TYPE: Final = 4
+SECTOR_AT: Final = 8
 _CONFIG: Final = struct.Struct("<QII4xI10xHIIIIIB3x")
 
 
@@ -181,10 +183,11 @@ class Disk(VirtioDevice):
 
     def serve(self, number: int, chain: Chain) -> Moves:
         """Ask the image for it, or answer at once."""
-        header, payload = divide(chain.readable, HEADER.size)
-        if length_of(header) < HEADER.size or not chain.writable:
+        header, payload = divide(chain.readable, HEADER)
+        if length_of(header) < HEADER or not chain.writable:
             raise BrokenQueue("a request without a header or a status")
-        kind, _, sector = HEADER.unpack((yield from gather(header)))
+        start = yield from gather(header)
+        kind = int.from_bytes(start[:TYPE], "little")
         form = FORMS.get(kind)
         outgoing, incoming = length_of(payload), length_of(chain.writable) - 1
         if kind == Type.GET_ID:
@@ -194,8 +197,10 @@ class Disk(VirtioDevice):
         elif not form.fits(outgoing, incoming):
             yield from self._answer(number, chain, IOERR)
         else:
-            data = yield from gather(payload)
-            asked = form.ask(self.image, sector, data, incoming)
+            request = start[SECTOR_AT:]
+            if payload:  # which is read behind the sector, as the image wants it
+                request = yield from gather(divide(chain.readable, SECTOR_AT)[1])
+            asked = form.ask(self.image, request, incoming)
             if asked is None:
                 yield from self._answer(number, chain, UNSUPP)
                 return

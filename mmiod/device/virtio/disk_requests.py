@@ -9,7 +9,7 @@ from typing import Final
 
 from attrs import frozen
 
-from mmiod.device.block import MAX_RANGE, MAX_TRANSFER, SECTOR, BlockClient
+from mmiod.device.block import AT, MAX_RANGE, MAX_TRANSFER, SECTOR, BlockClient
 
 RANGE: Final = struct.Struct("<QII")
 """Sector, sectors, flags: of a discard, or zeroes."""
@@ -28,39 +28,44 @@ class Type(enum.IntEnum):
 
 @frozen
 class Form:
-    """One type: how many bytes it has, and what the image is asked (None: that is not supported)."""
+    """One type: how many bytes it has, and what the image is asked (None: that is not supported).
+
+    Asked is with the header from the sector on, the bytes behind it, and how many are to come.
+    """
 
     fits: Callable[[int, int], bool]
-    ask: Callable[[BlockClient, int, bytes, int], int | None]
+    ask: Callable[[BlockClient, bytes, int], int | None]
 
 
 def _sectors(length: int) -> bool:
     return not length % SECTOR and 1 <= length // SECTOR <= MAX_TRANSFER
 
 
-def _ask_discard(image: BlockClient, _sector: int, data: bytes, _incoming: int) -> int | None:
-    sector, count, flags = RANGE.unpack(data)
+def _ask_read(image: BlockClient, data: bytes, incoming: int) -> int:
+    (sector,) = AT.unpack(data)
+    return image.read(sector, incoming // SECTOR)
+
+
+def _ask_discard(image: BlockClient, data: bytes, _incoming: int) -> int | None:
+    sector, count, flags = RANGE.unpack_from(data, AT.size)
     return None if flags or not 1 <= count <= MAX_RANGE else image.discard(sector, count)
 
 
-def _ask_zeroes(image: BlockClient, _sector: int, data: bytes, _incoming: int) -> int | None:
+def _ask_zeroes(image: BlockClient, data: bytes, _incoming: int) -> int | None:
     """Whether they may be unmapped does not matter: their space is kept."""
-    sector, count, flags = RANGE.unpack(data)
+    sector, count, flags = RANGE.unpack_from(data, AT.size)
     return None if flags & ~1 or not 1 <= count <= MAX_RANGE else image.write_zeroes(sector, count)
 
 
 FORMS: Final[Mapping[int, Form]] = {
-    Type.IN: Form(
-        lambda outgoing, incoming: not outgoing and _sectors(incoming),
-        lambda image, sector, _data, incoming: image.read(sector, incoming // SECTOR),
-    ),
+    Type.IN: Form(lambda outgoing, incoming: not outgoing and _sectors(incoming), _ask_read),
     Type.OUT: Form(
         lambda outgoing, incoming: _sectors(outgoing) and not incoming,
-        lambda image, sector, data, _incoming: image.write(sector, data),
+        lambda image, data, _incoming: image.write_behind(data),
     ),
     Type.FLUSH: Form(
         lambda outgoing, incoming: not (outgoing or incoming),
-        lambda image, _sector, _data, _incoming: image.flush(),
+        lambda image, _data, _incoming: image.flush(),
     ),
     Type.DISCARD: Form(lambda outgoing, incoming: outgoing == RANGE.size and not incoming, _ask_discard),
     Type.WRITE_ZEROES: Form(lambda outgoing, incoming: outgoing == RANGE.size and not incoming, _ask_zeroes),

@@ -103,7 +103,7 @@ class SplitRing:
 
 def _walk(table: bytes, index: int, chain: Chain) -> Span | None:
     """Add a chain's buffers; the indirect table that it ends with."""
-    size = len(table) // DESCRIPTOR.size
+    size = len(table) // _DESCRIPTOR_SIZE
     unpack, add = DESCRIPTOR.unpack_from, chain.add
     for _ in range(size):
         if index >= size:
