@@ -93,23 +93,12 @@ class FunctionAttachment:
         migrates = migration.migrates(self.machine, self.host.name)
         takes_messages = self.maps.memory.prefers_messages
         visit = Visit(Session(self.accesses.shape, migrates=migrates, takes_messages=takes_messages))
-        receive, closed = partial(self._receive, visit), partial(self._closed, visit)
+        receive, closed = partial(self._serve, visit), partial(self._closed, visit)
         visit.stream = Stream(accepted, self.pump, MAX_DESCRIPTORS, receive, closed, bytearray(unsent))
         self.visits.add(visit)
         if len(self.visits) > MAX_CONNECTIONS:
             visit.stream.close(f"at most {MAX_CONNECTIONS} connections to a function")
         return visit
-
-    def _receive(self, visit: Visit, chunk: bytes, found: list[int]) -> None:
-        flat = self.flat  # nothing of its client is under way, or nothing would be read
-        plain = flat is not None and flat.visit is visit and not found and visit.session.idle
-        if flat is not None and plain and chunk and self.commands.migration.runs:
-            chunk = flat.take(chunk)
-            if not chunk and visit.flight is None:
-                self._flush()
-                self.settle()
-                return
-        self._serve(visit, chunk, found)
 
     def _serve(self, visit: Visit, chunk: bytes, found: list[int]) -> None:
         session = visit.session
@@ -123,8 +112,19 @@ class FunctionAttachment:
             raise
         finally:
             self._close_unwanted(session)
-            self._flush()
-            self.settle()
+            self._answered()
+            self._choose(visit)
+
+    def _choose(self, visit: Visit) -> None:
+        """Whether the flat lane gets what comes next: it is its client's, and begins with a message."""
+        flat, runs = self.flat, self.commands.migration.runs
+        plain = flat is not None and flat.visit is visit and visit.session.idle and runs
+        visit.stream.plain = flat.take if flat is not None and plain else None
+
+    def _answered(self) -> None:
+        """Messages were answered: go on with what else has come of them."""
+        self._flush()
+        self.settle()
 
     def _work(self, visit: Visit) -> None:
         """Do messages in their order, until one has to wait, its answer is not taken, or there were many."""
@@ -153,7 +153,7 @@ class FunctionAttachment:
     def belong_to(self, visit: Visit) -> None:
         """This is the client; it may take messages about memory that it does not share."""
         self.client = visit
-        self.flat = FlatFunction(Lane(self.machine), self.accesses, visit, self.waits.start)
+        self.flat = FlatFunction(Lane(self.machine), self.accesses, visit, self.waits.start, self._answered)
         session = visit.session
         if session.reach:
             send = partial(self._send, visit)

@@ -1,6 +1,6 @@
 """The core task's loop: one private epoll for all descriptors, synchronous callbacks, and slots.
 
-An attachment registers a descriptor and a callback; the callback takes one message, so
+An attachment registers a descriptor and a callback; the callback takes one message or a few, so
 that all connections get their turn, and what it leaves is reported again.  Between
 polls the loop passes a trio checkpoint every `TURN_NS`, and with nothing to do it parks
 on the epoll itself: one trio object for all connections, none of them on an exit's way.
@@ -9,6 +9,9 @@ Exits in shared memory tell nobody that they are there: their source is looked a
 the others, until it has been silent for a while.  Then it is parked, on its own, and costs
 nothing until its client writes to the kick, one of the descriptors.  So is the epoll: a client
 that comes back soon, as one does that has just been answered, finds the loop awake.
+
+A client on our CPU mostly runs while we answer it, as our `send` is preempted.  When the scheduler does
+not let it, it cannot send what we look for: so where we are preempted often it is given the CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Final
 import trio
 from attrs import define, field
 
-from mmiod.core.spin import Source, Spin
+from mmiod.core.spin import Preemptions, Source, Spin
 
 TURN_NS: Final = 500_000
 """Time between two checkpoints while there is work."""
@@ -54,6 +57,7 @@ class Pump:
     _gives_way: bool = False
     """Another task has something to do."""
     _descriptors: Spin = field(init=False)
+    _preempted: Preemptions = field(factory=Preemptions)
 
     def __attrs_post_init__(self) -> None:
         """Watch the descriptor that ends a park."""
@@ -106,12 +110,13 @@ class Pump:
         source.rouse()
         self._awake = (*self._awake, source)
 
-    def _look(self) -> None:
-        """Look at all sources that are awake, and let those sleep that have been silent."""
+    def _look(self) -> bool:
+        """Look at all sources that are awake; whether any had something.  Who is silent for long sleeps."""
         active = set[Source]()
-        for _ in range(LOOKS):
+        turns, looks = (1, LOOKS) if len(self._awake) == 1 else (LOOKS, 1)
+        for _ in range(turns):
             for source in self._awake:
-                if source.poll():
+                if source.poll(looks):
                     active.add(source)
         now = monotonic_ns()
         for source in self._awake:
@@ -119,6 +124,7 @@ class Pump:
                 source.spin.since_ns = now
             elif source.spin.over(now) and source.park():
                 self._awake = tuple(known for known in self._awake if known is not source)
+        return bool(active)
 
     # --- the loop ------------------------------------------------------------------------
 
@@ -162,7 +168,7 @@ class Pump:
         """Work for at most one turn; whether there may be more to do."""
         end = monotonic_ns() + TURN_NS
         self._turning = True
-        looking = self._descriptors
+        looking, active, shared = self._descriptors, True, self._preempted.often()
         while (now := monotonic_ns()) < end:
             ready = self._epoll.poll(0, _EVENTS_PER_POLL)
             if ready:
@@ -170,6 +176,8 @@ class Pump:
             elif not self._due and (self._gives_way or (not self._awake and looking.over(now))):
                 self._turning = self._gives_way = False
                 return bool(self._awake)
+            elif shared and not active:
+                os.sched_yield()
             for descriptor, events in ready:
                 callback = self._callbacks.get(descriptor)
                 if callback is not None:  # else unregistered by a callback before it
@@ -178,6 +186,5 @@ class Pump:
                 due, self._due = self._due, []
                 for action in due:
                     action()
-            if self._awake:
-                self._look()
+            active = bool(self._awake) and self._look()
         return True

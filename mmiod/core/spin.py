@@ -9,10 +9,13 @@ did not save halves the time, to nothing in the end.
 from __future__ import annotations
 
 import os
+import resource
 from typing import Final, Protocol
 
 from attrs import define, field
 
+OFTEN: Final = 4
+"""Preemptions in a turn of the pump's."""
 LEAST_NS: Final = 5_000
 """Of looking: less than that saves nothing."""
 
@@ -22,8 +25,8 @@ class Source(Protocol):
 
     spin: Spin
 
-    def poll(self) -> bool:
-        """Do what has come; whether anything had."""
+    def poll(self, looks: int, /) -> bool:
+        """Look so many times for what has come, and do it; whether anything had."""
 
     def park(self) -> bool:
         """Ask to be woken by the kick; False if something has come meanwhile."""
@@ -57,6 +60,22 @@ class Spin:
         else:
             self.budget_ns = self.budget_ns // 2 if self.budget_ns > LEAST_NS else 0
         self.since_ns = now_ns
+
+
+@define(eq=False)
+class Preemptions:
+    """How often others took our CPU.
+
+    A client on our CPU does so whenever it is answered.  When the scheduler does not let it, it is to
+    come next and cannot while we look.  Any other one that computes takes it once in some ms.
+    """
+
+    _counted: int = 0
+
+    def often(self) -> bool:
+        """Whether it was so since the last time."""
+        before, self._counted = self._counted, resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+        return self._counted - before >= OFTEN
 
 
 def cap_ns(spin_us: int) -> int:

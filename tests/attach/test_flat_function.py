@@ -25,6 +25,7 @@ from mmiod.machine.description import DeviceDescription, MachineDescription
 from mmiod.machine.machine import Machine, Record
 from mmiod.protocol.vfio_user import State
 from tests.attach.functions import (
+    FEATURE,
     MAP,
     MULTI,
     NO_REPLY,
@@ -40,6 +41,7 @@ from tests.attach.journals import changing
 NAME, OTHER, LATENCY = "zoo", "other", 13
 REPLY = 1
 CONFIG = 7
+SET, DEVICE_STATE = 1 << 17, 2
 
 
 class Zoo(PciFunction):
@@ -176,6 +178,8 @@ class Side:
         if not self.flatly:
             for function in self.attachment.functions.values():
                 function.flat = None
+                for visit in function.visits:
+                    visit.stream.plain = None
         while self.pump.turn():
             pass
 
@@ -326,7 +330,7 @@ def play(steps: list[Step]) -> int:
             step.play(general)
             step.play(flat)
             assert general.seen() == flat.seen(), step
-        return len(lane._known)
+        return len(lane.known)
 
 
 @settings(max_examples=150, deadline=None)
@@ -410,10 +414,13 @@ def test_others_have_their_turn_soon() -> None:
         assert 236 * read(0, 0, 4) == flat.take(300 * read(0, 0, 4))
 
 
-def test_a_stranger_is_no_client() -> None:
-    """What comes on another connection to the function is refused, and does nothing."""
+@pytest.mark.parametrize("rested", [False, True])
+def test_a_stranger_is_no_client(*, rested: bool) -> None:
+    """What comes on another connection to the function is refused, and does nothing, behind a rest too."""
     with sided() as side:
         stranger, visit = side.dial(NAME)
+        if rested:
+            side.attachment.functions[NAME].go_on()
         stranger.send(write(0, 0, 4, 7))
         side.turn()
         stranger.close()
@@ -436,7 +443,7 @@ def test_stopped_function_is_not_written() -> None:
     """A client that migrates it has stopped it: the lane leaves that to the general way."""
     with sided() as side:
         side.send([write(0, 0, 4, 7)])
-        side.attachment.functions[NAME].commands.migration.state = State.STOP
+        side.send([message(FEATURE, struct.pack("<IIII", 16, SET | DEVICE_STATE, State.STOP, 0))])
         side.send([write(0, 0, 4, 8)])
         assert side.machine.hosts[NAME].device.values["plain"] == 7
 
@@ -450,9 +457,9 @@ def test_restarted_device_is_another_one() -> None:
         host.device = host.relive(list(host.journal.entries)).device
         side.send([write(0, 0, 4, 8)])
         assert host.device.values["plain"] == 8
-        assert not lane._known
+        assert not lane.known
         side.send([write(0, 0, 4, 9)])
-        assert [known.place.device for known in lane._known.values()] == [host.device]
+        assert [known.place.device for known in lane.known.values()] == [host.device]
 
 
 def test_lane_keeps_so_many_messages_in_mind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,4 +469,4 @@ def test_lane_keeps_so_many_messages_in_mind(monkeypatch: pytest.MonkeyPatch) ->
         side.send([read(0, offset, 1) for offset in range(20)])
         lane = side.attachment.functions[NAME].flat
         assert lane is not None
-        assert 0 < len(lane._known) <= 4
+        assert 0 < len(lane.known) <= 4

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from attrs import define, field
 
 from mmiod.core import pump as pumping
 from mmiod.core.pump import Pump
-from mmiod.core.spin import LEAST_NS, Spin, cap_ns
+from mmiod.core.spin import LEAST_NS, OFTEN, Preemptions, Spin, cap_ns
 
 CAP = 200_000
 
@@ -58,8 +60,11 @@ class Bell:
     polls: int = 0
     order: list[object] = field(factory=list)
 
-    def poll(self) -> bool:
-        """One event."""
+    def poll(self, looks: int) -> bool:
+        """One event for each look."""
+        return sum(self._poll() for _ in range(looks)) > 0
+
+    def _poll(self) -> bool:
         assert not self.asleep
         self.polls += 1
         if not self.events:
@@ -79,8 +84,9 @@ class Bell:
 
 
 @pytest.fixture(name="pump")
-def _pump() -> Iterator[Pump]:
-    """A pump that no task runs, and a kick."""
+def _pump(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pump]:
+    """A pump that no task runs; its turns are long, so that none ends because others have our CPU."""
+    monkeypatch.setattr(pumping, "TURN_NS", 100 * pumping.TURN_NS)
     pump = Pump(threading.Event())
     yield pump
     pump._epoll.close()
@@ -193,3 +199,79 @@ def test_descriptors_are_looked_at_for_a_while(monkeypatch: pytest.MonkeyPatch, 
     finally:
         pump._epoll.close()
         os.close(pump._wake)
+
+
+Preempt = Callable[[int], None]
+
+
+@pytest.fixture(name="preempt")
+def _preempt(monkeypatch: pytest.MonkeyPatch) -> Preempt:
+    """Adds so many preemptions; only they count."""
+    counted = [1_000_000]
+
+    def add(number: int) -> None:
+        counted[0] += number
+
+    monkeypatch.setattr(resource, "getrusage", lambda _who: SimpleNamespace(ru_nivcsw=counted[0]))
+    return add
+
+
+def test_preemptions_are_counted_since_the_last_time(preempt: Preempt) -> None:
+    """Those of a client that is on our CPU, not the rare ones of another program."""
+    preemptions = Preemptions()
+    preemptions.often()
+    seen = []
+    for number in (0, OFTEN - 1, 1, OFTEN, 0, 100 * OFTEN):
+        preempt(number)
+        seen.append(preemptions.often())
+    assert [False, False, False, True, False, True] == seen
+
+
+@pytest.mark.parametrize("often", [True, False])
+def test_client_on_our_cpu_gets_it_while_we_look(
+    monkeypatch: pytest.MonkeyPatch, pump: Pump, kick: int, preempt: Preempt, *, often: bool
+) -> None:
+    """It comes in that time; where nobody preempts us no other program gets the CPU instead of it."""
+    now, called, given = [0], list[int](), list[int]()
+
+    def passes() -> int:
+        now[0] += 1000
+        return now[0]
+
+    def gives() -> None:
+        given.append(now[0])
+        if len(given) == 1:
+            os.eventfd_write(kick, 1)
+
+    def take(_events: int) -> None:
+        called.append(now[0])
+        os.eventfd_read(kick)
+
+    pump._descriptors = Spin(20_000)
+    pump.turn()
+    preempt(OFTEN if often else OFTEN - 1)
+    monkeypatch.setattr(pumping, "monotonic_ns", passes)
+    monkeypatch.setattr(os, "sched_yield", gives)
+    pump.register(kick, take, select.EPOLLIN)
+    pump._descriptors.since_ns = now[0]
+    assert not pump.turn()
+    assert (often, often) == (bool(called), bool(given))
+    assert not often or called[0] == given[0] + 1000
+
+
+def test_cpu_is_not_given_up_while_there_is_something_to_do(
+    monkeypatch: pytest.MonkeyPatch, pump: Pump, kick: int, preempt: Preempt
+) -> None:
+    """A source that had an event is looked at again first."""
+    given = list[int]()
+    bell = Bell(events=10 * pumping.LOOKS)
+    monkeypatch.setattr(os, "sched_yield", lambda: given.append(bell.events))
+    pump.turn()
+    preempt(OFTEN)
+    bell.spin.cap_ns = bell.spin.budget_ns = CAP
+    pump.attend(bell, kick)
+    while bell.events:
+        pump.turn()
+        preempt(OFTEN)
+    pump.dismiss(bell, kick)
+    assert not any(given)
