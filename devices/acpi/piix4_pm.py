@@ -25,7 +25,7 @@ from typing import Final
 
 from attrs import define, field, frozen, validators
 
-from mmiod.device import Count, Field, IrqOutput, Region, Register, Request, Timer
+from mmiod.device import Count, Field, IrqOutput, Region, Register, Request, Timer, plain
 from mmiod.device.pci import Identity, PciFunction, Status
 from mmiod.values import Space
 
@@ -37,12 +37,14 @@ SOFT_OFF: Final = 0
 """PMCNTRL.SUS_TYP."""
 
 
+@plain
 class Pmsts(enum.IntFlag):
     """PMSTS, power management status."""
 
     TMROF_STS = 1 << 0
 
 
+@plain
 class Pmen(enum.IntFlag):
     """PMEN, power management resume enable."""
 
@@ -52,6 +54,7 @@ class Pmen(enum.IntFlag):
     RTC_EN = 1 << 10
 
 
+@plain
 class Pmregmisc(enum.IntFlag):
     """PMREGMISC, miscellaneous power management."""
 

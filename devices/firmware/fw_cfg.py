@@ -171,9 +171,10 @@ class FwCfg(Device):
     data = Register(1, access="r", region=control)
     data_low = Register(0, access="r", region=control)
     """QEMU answers bytes at both ports (hw/nvram/fw_cfg.c, `fw_cfg_comb_read`)."""
-    # Big-endian, so the low half is the second; writing it starts the transfer.
-    dma_address_high = Register(0, size=4, access="w", whole=True, region=dma)
-    dma_address_low = Register(4, size=4, access="w", whole=True, region=dma)
+    # Big-endian, so the low half is the second; writing it starts the transfer.  The guest waits for that
+    # in memory, where the descriptor's control word tells the end.
+    dma_address_high = Register(0, size=4, access="w", whole=True, posted=True, region=dma)
+    dma_address_low = Register(4, size=4, access="w", whole=True, posted=True, region=dma)
     dma_signature = Register(0, size=8, access="r", reset=int.from_bytes(b"QEMU CFG", "little"), region=dma)
 
     def __init__(self, context: Context, config: object | None = None) -> None:

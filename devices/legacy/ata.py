@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 from attrs import define, field
 
-from mmiod.device import Device, Field, IrqOutput, Region, Register
+from mmiod.device import Device, Field, IrqOutput, Region, Register, plain
 from mmiod.device.ata import MAX_SECTORS, identity
 from mmiod.device.block import SECTOR, Blocks, Medium
 
@@ -21,6 +21,8 @@ API = 1
 Error = enum.IntFlag("Error", "AMNF NM ABRT MCR IDNF MC UNC ICRC")
 Status = enum.IntFlag("Status", "ERR IDX CORR DRQ DSC DF DRDY BSY")
 DeviceControl = enum.IntFlag("DeviceControl", {"nIEN": 2, "SRST": 4, "HOB": 128})
+for flags in (Error, Status, DeviceControl):
+    plain(flags)
 DEVICE: Final = {"ADDRESS": Field(0, 4), "DEV": Field(4), "LBA": Field(6)}
 DEV, LBA = 0x10, 0x40
 DIAGNOSTIC: Final = 0x90

@@ -12,7 +12,7 @@ from typing import Final
 
 from attrs import Attribute, define, field, frozen
 
-from mmiod.device import Copies, Count, Device, Field, IrqInput, IrqOutputs, Region, Register, Timer
+from mmiod.device import Copies, Count, Device, Field, IrqInput, IrqOutputs, Region, Register, Timer, plain
 
 API = 1
 
@@ -32,6 +32,7 @@ FARTHEST_NS: Final = 1 << 63
 """A match that is centuries away needs no alarm."""
 
 
+@plain
 class GeneralConfiguration(enum.IntFlag):
     """General Configuration (2.3.5)."""
 
@@ -39,6 +40,7 @@ class GeneralConfiguration(enum.IntFlag):
     LEG_RT_CNF = 1 << 1
 
 
+@plain
 class InterruptStatus(enum.IntFlag):
     """General Interrupt Status (2.3.6)."""
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 from attrs import define
 
-from mmiod.device import Device, IrqOutput, Region, Register, Request
+from mmiod.device import Device, IrqOutput, Region, Register, Request, plain
 
 API = 1
 
@@ -23,6 +23,8 @@ CommandByte = enum.IntFlag("CommandByte", "KEYBOARD_IRQ AUX_IRQ SYS D3 KEYBOARD_
 """What commands 20h and 60h reach."""
 OutputPort = enum.IntFlag("OutputPort", "NOT_RESET A20 D2 D3 KEYBOARD_IRQ AUX_IRQ")
 """What commands D0h and D1h reach; the interrupt bits tell when the output buffer changes."""
+for flags in (Status, CommandByte, OutputPort):
+    plain(flags)
 SELF_TEST_PASSED: Final = 0x55
 INTERFACE_PASSED: Final = 0x00
 RESEND: Final = 0xFE

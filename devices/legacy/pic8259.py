@@ -12,7 +12,7 @@ from typing import Final
 
 from attrs import define, field
 
-from mmiod.device import Device, IrqInputs, IrqOutput, Region, Register
+from mmiod.device import Device, IrqInputs, IrqOutput, Region, Register, plain
 
 API = 1
 
@@ -24,6 +24,8 @@ ICW1 = enum.IntFlag("ICW1", "IC4 SNGL ADI LTIM D4")
 ICW4 = enum.IntFlag("ICW4", "UPM AEOI MS BUF SFNM")
 OCW2 = enum.IntFlag("OCW2", "L0 L1 L2 D3 D4 EOI SL R")
 OCW3 = enum.IntFlag("OCW3", "RIS RR P D3 D4 SMM ESMM")
+for flags in (ICW1, ICW4, OCW2, OCW3):
+    plain(flags)
 LEVEL: Final = OCW2.L0 | OCW2.L1 | OCW2.L2
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import define, field, frozen, validators
 
-from mmiod.device import Device, Field, IrqOutput, Region, Register, Timer
+from mmiod.device import Device, Field, IrqOutput, Region, Register, Timer, plain
 
 API = 1
 
@@ -56,9 +56,11 @@ REGISTER_A: Final = {"RS": RS, "DV": DV, "UIP": Field(7)}
 UIP: Final = 0x80
 B = enum.IntFlag("B", "DSE HOURS_24 DM SQWE UIE AIE PIE SET")
 """Register B."""
-HOURS_24, DM, SET = map(int, (B.HOURS_24, B.DM, B.SET))  # `&` of a flag takes longer than all the rest
+plain(B)
+HOURS_24, DM, SET = B.HOURS_24, B.DM, B.SET
 
 
+@plain
 class C(enum.IntFlag):
     """Register C; each flag has the place of its enable in B."""
 

@@ -19,12 +19,13 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from mmiod.device import Device, Field, Region, Register, Request, Window
+from mmiod.device import Device, Field, Region, Register, Request, Window, plain
 from mmiod.values import Space, ones
 
 API: Final = 1
 
 
+@plain
 class Rc(enum.IntFlag):
     """RC, reset control."""
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from attrs import define, field
 
-from mmiod.device import Buffer, Field, Region, Register
+from mmiod.device import Buffer, Field, Region, Register, plain
 from mmiod.device.tpm import (
     BASE,
     BUFFER_LENGTH,
@@ -54,6 +54,8 @@ CAPABILITIES: Final = 1 << 17 | 1 << 14 | 3 << 11 | 1 << 9 | 1 << 8 | CRB << 4 |
 """CRB is what there is and is selected; transfers of up to 64 bytes, no need to pass Idle, 5 localities."""
 CTRL_REQ = enum.IntFlag("CTRL_REQ", "cmdReady goIdle")
 CTRL_STS = enum.IntFlag("CTRL_STS", "tpmSts tpmIdle")
+for flags in (LOC_CTRL, LOC_STS, CTRL_REQ, CTRL_STS):
+    plain(flags)
 
 
 @define

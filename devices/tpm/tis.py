@@ -12,7 +12,7 @@ from typing import Final
 
 from attrs import define, field
 
-from mmiod.device import Buffer, Field, Region, Register
+from mmiod.device import Buffer, Field, Region, Register, plain
 from mmiod.device.tpm import (
     DEVICE_ID,
     HEADER_LENGTH,
@@ -32,6 +32,7 @@ ACCESS = enum.IntFlag(
     "ACCESS",
     "tpmEstablishment requestUse pendingRequest Seize beenSeized activeLocality reserved tpmRegValidSts",
 )
+plain(ACCESS)
 FIFO_LENGTH: Final = 4096
 """Bytes of the longest command or response."""
 STS: Final = {

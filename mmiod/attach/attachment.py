@@ -25,6 +25,9 @@ class Attachment(Protocol):
     async def run(self) -> None:
         """Keep the machine's time, until cancelled."""
 
+    def inject_now(self, action: Callable[[], None]) -> bool:
+        """Run an input of a device, unless the VM takes none now; whether it did."""
+
     async def inject(self, action: Callable[[], None]) -> None:
         """Run an input of a device, and what follows from it; waits while the VM is off or paused."""
 

@@ -22,6 +22,7 @@ from mmiod.core.timekeeper import keep_time
 from mmiod.device import Request
 from mmiod.device.pci import PciFunction
 from mmiod.errors import MachineError
+from mmiod.machine.address_map import Stretch
 from mmiod.machine.machine import Machine
 
 if TYPE_CHECKING:
@@ -150,9 +151,15 @@ class FunctionsAttachment:
 
     async def inject(self, action: Callable[[], None]) -> None:
         """Run an input of a device, and what follows from it; waits while the VM is off."""
-        while not self._on:
+        while not self.inject_now(action):
             await self._changed.wait()
+
+    def inject_now(self, action: Callable[[], None]) -> bool:
+        """Do that, unless the VM is off; whether it did."""
+        if not self._on:
+            return False
         self.pump.work(partial(self._apply, action))
+        return True
 
     def _fire(self) -> None:
         self._apply(self.machine.clock.fire_due)
@@ -196,7 +203,7 @@ class FunctionsAttachment:
     def request(self, kind: Request, value: int) -> None:
         """vfio-user has no word for what a device asks; the machine has told it to people."""
 
-    def map_changed(self) -> None:
+    def map_changed(self, *_moved: Stretch) -> None:
         """The client places BARs; records tell where they are."""
         self.unlearn()
 

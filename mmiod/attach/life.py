@@ -73,6 +73,7 @@ class Life(Signals):
 
     def _on_pause(self, _connection: Connection, pause: Pause, _descriptors: list[int]) -> None:
         state = self._settled(pause.serial)
+        self._look_again()  # what was posted before is in what is saved
         state.ledger.paused = True
         state.pause_serial = pause.serial
         self._hide()
@@ -151,9 +152,15 @@ class Life(Signals):
 
     async def inject(self, action: Callable[[], None]) -> None:
         """Run an input of a device, and what follows from it; waits while the VM is off or paused."""
-        while not self._takes_inputs():
+        while not self.inject_now(action):
             await self._changed.wait()
+
+    def inject_now(self, action: Callable[[], None]) -> bool:
+        """Do that, unless the VM is off or paused; whether it did."""
+        if not self._takes_inputs():
+            return False
         self.pump.work(partial(self._apply, action))
+        return True
 
     def _takes_inputs(self) -> bool:
         state = self.session

@@ -15,7 +15,7 @@ from mmiod.attach.session_state import SessionState
 from mmiod.core.lane import Lane
 from mmiod.core.pump import Pump
 from mmiod.device import Request
-from mmiod.machine.address_map import LENGTHS
+from mmiod.machine.address_map import LENGTHS, Stretch
 from mmiod.machine.machine import Machine
 from mmiod.protocol.exit import Claim, Eoi, Offer, QueryClaims, replies
 
@@ -67,9 +67,12 @@ class Signals:
         """A device asks for a reset, a shutdown, ..."""
         self._signal("REQUESTS", replies.request(int(kind), value=value))
 
-    def map_changed(self) -> None:
+    def map_changed(self, *moved: Stretch) -> None:
         """Regions have moved: a client that asked once is told, after the exit."""
-        self.unlearn()
+        if moved:
+            self.lane.forget_at(moved)
+        else:
+            self.unlearn()
         if self.session is not None and self.session.wants_claims:
             self.pump.soon(partial(self._send_claims, 0))
 

@@ -36,6 +36,7 @@ from mmiod.device.faces import (
 )
 from mmiod.device.fields import Field as Field
 from mmiod.device.fifo import Fifo as Fifo, Queue as Queue
+from mmiod.device.flags import plain as plain
 from mmiod.device.policy import Copies as Copies, Count as Count, Stored as Stored, Window as Window
 from mmiod.device.registers import Register as Register, RegisterArray as RegisterArray
 from mmiod.device.saved import Saved as Saved

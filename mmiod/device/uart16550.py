@@ -119,7 +119,7 @@ class Uart(Device):
 
     @serial.room
     def _room(self) -> int:
-        return 0 if self.mcr & MCR.LOOP else max(0, self.depth - len(self.state.fifo))
+        return 0 if self.mcr & LOOP else max(0, self.depth - len(self.state.fifo))
 
     @serial.on_receive
     def _arrived(self, data: bytes) -> None:
@@ -156,7 +156,7 @@ class Uart(Device):
     def _transmit(self, character: int) -> None:
         self.state.thre_seen = True
         self.on_settle()  # the falling edge
-        leave = self._arrived if self.mcr & MCR.LOOP else self.serial.send
+        leave = self._arrived if self.mcr & LOOP else self.serial.send
         leave(bytes((character,)))
         self.state.thre_seen = False
 
@@ -165,8 +165,8 @@ class Uart(Device):
     @fcr.on_write
     def _fifos_controlled(self, value: int) -> None:
         # 8.4: the other settings count only with bit 0, whose change resets both FIFOs.
-        resets = RESETS if (value ^ self.fcr) & FCR.FIFO_ENABLE else value
-        self.fcr = value & ~RESETS if value & FCR.FIFO_ENABLE else 0
+        resets = RESETS if (value ^ self.fcr) & FIFO_ENABLE else value
+        self.fcr = value & ~RESETS if value & FIFO_ENABLE else 0
         if resets & FCR.RCVR_FIFO_RESET:
             self.state.fifo.clear()
             self._fifo_changed()
@@ -179,7 +179,7 @@ class Uart(Device):
     @mcr.on_write
     def _modem_controlled(self, value: int) -> None:
         looped = sum(line for output, line in LOOPED.items() if value & output)
-        levels = looped if value & MCR.LOOP else CONNECTED
+        levels = looped if value & LOOP else CONNECTED
         changed = (self.msr ^ levels) & ~(DELTAS | levels & MSR.RI)  # TERI is for the trailing edge only
         self.msr = int(levels | self.msr & DELTAS | changed >> 4)
         self.serial.ready()

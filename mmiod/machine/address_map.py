@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -104,12 +104,24 @@ class Range:
         return self.claim is None and self.policy == Policy.FORWARD
 
 
+@frozen
+class Stretch:
+    """Addresses from `start` up to `end` of a space, which others may answer than before."""
+
+    space: Space
+    start: int
+    end: int
+
+
 @define(eq=False)
 class AddressMap:
     """The ranges of one space, ascending, without a hole."""
 
     space: Space
     ranges: Sequence[Range]
+    unclaimed: Sequence[Unclaimed] = ()
+    crowded: bool = False
+    """A part of some claim is not there: another one's is, or the space has ended."""
     starts: list[int] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -119,6 +131,35 @@ class AddressMap:
     def find(self, address: int) -> Range:
         """The range that holds `address`."""
         return self.ranges[bisect_right(self.starts, address) - 1]
+
+    def without(self, claim: Claim) -> AddressMap | None:
+        """The map when a claim has left it; None if it has to be built: something may come to light."""
+        if self.crowded:
+            return None
+        first = bisect_right(self.starts, claim.base) - 1
+        return self._with(first, first, [*_idle(self.space, claim.base, claim.end, self.unclaimed)])
+
+    def within(self, claim: Claim) -> AddressMap | None:
+        """The map with a claim where nobody is; None if it has to be built: somebody is there."""
+        first = bisect_right(self.starts, claim.base) - 1
+        last = bisect_left(self.starts, claim.end) - 1
+        covered = self.ranges[first : last + 1]
+        if self.crowded or claim.end > LENGTHS[self.space] or any(found.claim for found in covered):
+            return None
+        low, high = covered[0], covered[-1]
+        pieces = [
+            Range(self.space, low.start, claim.base, None, low.policy),
+            Range(self.space, claim.base, claim.end, claim, Policy.ONES),
+            Range(self.space, claim.end, high.end, None, high.policy),
+        ]
+        return self._with(first, last, [piece for piece in pieces if piece.start < piece.end])
+
+    def _with(self, first: int, last: int, pieces: Sequence[Range]) -> AddressMap:
+        """Others in the place of the ranges from `first` to `last`."""
+        low, high = max(first - 1, 0), last + 2
+        around = [*self.ranges[low:first], *pieces, *self.ranges[last + 1 : high]]
+        ranges = [*self.ranges[:low], *_merged(around), *self.ranges[high:]]
+        return AddressMap(self.space, ranges, self.unclaimed)
 
 
 def build(space: Space, claims: Iterable[Claim], unclaimed: Iterable[Unclaimed] = ()) -> AddressMap:
@@ -134,7 +175,6 @@ def build(space: Space, claims: Iterable[Claim], unclaimed: Iterable[Unclaimed] 
     pieces: list[Claim | Unclaimed] = [*ordered, *policies]
     for piece in pieces:
         edges.update(edge for edge in (piece.base, piece.end) if edge < LENGTHS[space])
-    ranges: list[Range] = []
     corners = sorted(edges)
     owners: list[Claim | None] = [None] * (len(corners) - 1)
     answers = [Policy.ONES] * (len(corners) - 1)
@@ -142,13 +182,34 @@ def build(space: Space, claims: Iterable[Claim], unclaimed: Iterable[Unclaimed] 
         _fill(owners, corners, claim, claim)
     for known in reversed(policies):
         _fill(answers, corners, known, known.policy)
-    for (start, end), owner, policy in zip(pairwise(corners), owners, answers, strict=True):
+    ranges = _merged(
+        Range(space, start, end, owner, policy)
+        for (start, end), owner, policy in zip(pairwise(corners), owners, answers, strict=True)
+    )
+    claimed = sum(found.end - found.start for found in ranges if found.claim is not None)
+    return AddressMap(space, ranges, policies, claimed != sum(claim.length for claim in ordered))
+
+
+def _merged(pieces: Iterable[Range]) -> list[Range]:
+    """Neighbours with the same answer are one range."""
+    ranges: list[Range] = []
+    for piece in pieces:
         last = ranges[-1] if ranges else None
-        if last is not None and last.claim is owner and (owner is not None or last.policy == policy):
-            last.end = end
+        same = last is not None and last.claim is piece.claim
+        if last is not None and same and (piece.claim is not None or last.policy == piece.policy):
+            ranges[-1] = Range(piece.space, last.start, piece.end, piece.claim, last.policy)
         else:
-            ranges.append(Range(space, start, end, owner, policy))
-    return AddressMap(space, ranges)
+            ranges.append(piece)
+    return ranges
+
+
+def _idle(space: Space, start: int, end: int, unclaimed: Iterable[Unclaimed]) -> Iterator[Range]:
+    """What a stretch is that nobody claims."""
+    met = [known for known in unclaimed if known.base < end and start < known.end]
+    inside = {edge for known in met for edge in (known.base, known.end) if start < edge < end}
+    for low, high in pairwise(sorted({start, end, *inside})):
+        policy = next((known.policy for known in met if known.base <= low < known.end), Policy.ONES)
+        yield Range(space, low, high, None, policy)
 
 
 def _fill(filled: list[T], corners: list[int], piece: Claim | Unclaimed, value: T) -> None:

@@ -63,7 +63,7 @@ def assemble(
     machine = Machine(name, clock, notify, recorder, own_memories)
     problems: list[str] = []
     for found in description.unclaimed:
-        machine.unclaimed.setdefault(found.space, []).append(
+        machine.layout.unclaimed.setdefault(found.space, []).append(
             Unclaimed(found.base, found.length, found.policy)
         )
     for device, described in description.devices.items():

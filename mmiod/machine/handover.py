@@ -72,6 +72,8 @@ class Handover:
         failed = {successor.host.name for successor in self.successors if not successor.host.serves}
         for successor in self.successors:
             successor.host.install(successor.device, generation, owing=successor.owing)
+        if self.machine.page is not None:
+            self.machine.page.move()  # its rows are the old devices', and the new ones have inputs now
         for successor in self.successors:
             host = successor.host
             host.guarded(successor.context.release, None)
@@ -182,7 +184,7 @@ def _claims(machine: Machine, devices: Mapping[str, Device]) -> Claims:
     try:
         for space in changed:
             found = [claim for at, claim in claims.values() if at == space]
-            build(space, found, machine.unclaimed.get(space, ()))
+            build(space, found, machine.layout.unclaimed.get(space, ()))
     except MachineError as error:
         raise NotReady("; ".join(error.problems), CLASHES) from error
     return claims if changed else machine.claims

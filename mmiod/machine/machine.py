@@ -6,18 +6,19 @@ hypervisor), `backends` and `services` (streams and requests), `notify` (events 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from attrs import define, field
 
 from mmiod.device import Pending, Region
-from mmiod.machine.address_map import LENGTHS, MSR_BYTES, AddressMap, Claim, Policy, Range, Unclaimed, build
+from mmiod.machine.address_map import MSR_BYTES, AddressMap, Claim, Policy, Range, Stretch
 from mmiod.machine.backoff import Backoff
 from mmiod.machine.breaks import Breaks
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.grantable import Grantable, GuestPage
 from mmiod.machine.host import InlineHost
+from mmiod.machine.layout import Layout
 from mmiod.machine.mark import Mark, reason_of
 from mmiod.machine.memory import GuestMemory
 from mmiod.machine.outlet import Nowhere, Outlet
@@ -76,7 +77,6 @@ class Machine:
     """By device and service."""
     interrupts: dict[int, bool] = field(factory=dict)
     """The interrupt request of each vCPU that a wire leads to."""
-    unclaimed: dict[Space, list[Unclaimed]] = field(factory=dict)
     misses: dict[tuple[Space, int], int] = field(factory=dict)
     """Accesses that no device claimed, by address; at most `MAX_MISSES` addresses."""
     levels: dict[int, bool] = field(factory=dict)
@@ -85,8 +85,7 @@ class Machine:
     """Answers that devices owed and have given, and accesses that stood and go on; the core takes them."""
     controllers: dict[int, tuple[InlineHost, str]] = field(factory=dict)
     """Which device's line interrupts a vCPU, and answers INTA."""
-    claims: dict[tuple[str, str], tuple[Space, Claim]] = field(factory=dict)
-    """By device and region."""
+    layout: Layout = field(factory=Layout)
     storages: dict[str, Backings] = field(factory=dict)
     """By device."""
     mappable: set[str] = field(factory=set)
@@ -95,7 +94,6 @@ class Machine:
     """What the hypervisor sees without asking, once it wants to."""
     withheld: dict[str, int] = field(factory=dict)
     """Of which devices it sees nothing, and for how many reasons."""
-    _maps: dict[Space, AddressMap] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         """Devices come back by the host's time."""
@@ -113,48 +111,53 @@ class Machine:
 
     # --- the address spaces --------------------------------------------------------------
 
+    @property
+    def claims(self) -> dict[tuple[str, str], tuple[Space, Claim]]:
+        """By device and region."""
+        return self.layout.claims
+
     def find(self, space: Space, address: int) -> Range:
         """The range that answers an address."""
-        return self.table(space).find(address)
+        return self.layout.table(space).find(address)
 
     def table(self, space: Space) -> AddressMap:
         """The map of a space as it is now."""
-        table = self._maps.get(space)
-        if table is None:
-            claims = [claim for at, claim in self.claims.values() if at == space]
-            table = self._maps[space] = build(space, claims, self.unclaimed.get(space, ()))
-        return table
+        return self.layout.table(space)
 
     def place(
         self, device: str, region: Region, space: Space, base: int | None, *, fixed: bool = False
     ) -> None:
         """Put a region on the map, move it, or take it off (base None)."""
-        key = (device, region.name)
+        key, placed = (device, region.name), None
         known = self.claims.get(key)
         if known is None and base is None:
             return
         if known is not None and known[0] == space and known[1].base == base:
             return
-        if self.page is not None:
-            self.page.move(device)
-        if known is not None:
-            del self.claims[key]
-            self._maps.pop(known[0], None)
         if base is not None:
             width = MSR_BYTES if space == Space.MSR else 1
             length = region.length // width
-            claim = Claim(self.hosts[device], region.name, base, length, fixed, width)
-            self.claims[key] = (space, claim)
-        # Built anew at the next access: a config write moves several BARs at once.
-        self._maps.pop(space, None)
-        self.outlet.map_changed()
+            placed = space, Claim(self.hosts[device], region.name, base, length, fixed, width)
+        moved = self.layout.move(key, placed)
+        if self.page is not None:
+            self._move_rows(self.page, device, region, moved)
+        self.outlet.map_changed(*moved)
+
+    def _move_rows(self, page: Page, device: str, region: Region, moved: Sequence[Stretch]) -> None:
+        """Most regions have no rows, and go where nobody is: what is published is right as it is."""
+        wrong = self.layout.overlapping(moved)
+        if page.shows(self.hosts[device], region):
+            wrong.add(device)
+        if any(map(self.layout.ignored, moved)):
+            wrong.add(NOBODY)
+        for name in wrong:
+            page.move(name)
 
     def reclaim(self, claims: dict[tuple[str, str], tuple[Space, Claim]]) -> None:
         """Put other claims in the place of all; they were checked."""
         if self.page is not None:
             self.page.move()
-        self.claims = claims
-        self._maps.clear()
+        self.layout.replace(claims)
         self.outlet.map_changed()
 
     def pieces(self, space: Space, address: int, size: int) -> Iterator[tuple[Range, int, int]]:
@@ -316,8 +319,7 @@ class Machine:
             self.page.changed()
 
     def _surroundings(self) -> Surroundings:
-        idle = [found for space in LENGTHS for found in self.table(space).ranges if found.claim is None]
-        return Surroundings(self.claims, self.hosts, idle)
+        return Surroundings(self.layout.whole(), self.hosts, self.layout.idle())
 
     # --- life ------------------------------------------------------------------------------
 

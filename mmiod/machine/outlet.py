@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from mmiod.device import Request
+from mmiod.machine.address_map import Stretch
 
 
 class Outlet(Protocol):
@@ -22,8 +23,8 @@ class Outlet(Protocol):
     def request(self, kind: Request, value: int) -> None:
         """A device asks for a reset, a shutdown, ..."""
 
-    def map_changed(self) -> None:
-        """Regions have moved."""
+    def map_changed(self, *moved: Stretch) -> None:
+        """Regions have moved: others may answer there; without arguments, anywhere."""
 
     def unlearn(self) -> None:
         """Accesses to a device go another way now: what is known of the ways is wrong."""
@@ -44,7 +45,7 @@ class Nowhere:
     def request(self, kind: Request, value: int) -> None:  # noqa: D102
         pass
 
-    def map_changed(self) -> None:  # noqa: D102
+    def map_changed(self, *moved: Stretch) -> None:  # noqa: D102
         pass
 
     def unlearn(self) -> None:  # noqa: D102

@@ -122,8 +122,9 @@ class Page(Table):
 
     def _changed(self, shelf: Shelf, stored: dict[str, int], device: Device) -> Iterable[Row]:
         found = {id(row): row for row in shelf.moving}
-        for name, _ in device.values.items() - stored.items():
-            found.update((id(row), row) for row in shelf.following.get(name, ()))
+        for name, value in device.values.items():  # sets of them would take twice as long
+            if value != stored[name]:
+                found.update((id(row), row) for row in shelf.following.get(name, ()))
         shelf.stored = dict(device.values)
         return found.values()
 

@@ -1,36 +1,23 @@
-"""What a device lets the hypervisor do without a message: its rows of the published page.
+"""What a device lets the hypervisor do without a message: a row of the published page.
 
-A row is a register that its author declared so (`mmiod.device.policy`), where its region is
-placed now; a word of a region that is published as a whole; or a window into another space.
+Which rows a device has is found by `mmiod.machine.region_rows`.
 """
 
 from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
 from mmiod.device import Register
-from mmiod.device.dispatch import RegisterAnswerer
 from mmiod.device.policy import Bank, Copies, Stored
-from mmiod.machine.sizes import split
-from mmiod.values import READ, WRITE, Direction, Space, ones
+from mmiod.values import Space, ones
 
 if TYPE_CHECKING:
-    from mmiod.device import Device, Region
-    from mmiod.machine.address_map import Claim
-
-MAX_POSTED: Final = 64
-"""Registers of one device to which writes are posted: as many as a row's AFFECTED has bits."""
-SIZES: Final = (1, 2, 4, 8)
-
-Claims = Mapping[tuple[str, str], tuple[Space, "Claim"]]
-"""Which region is where, by device and region."""
-Made = dict[str, tuple["Device", Space, int, list["Row"]]]
-"""A device's rows by region, and what they were made for: making them takes longer than entering them."""
+    from mmiod.device import Device
 
 
 class Kind(enum.IntEnum):
@@ -158,94 +145,3 @@ def _asked(gate: Callable[[Any], bool]) -> tuple[str, ...] | None:
     if isinstance(gate, Bank):
         return (gate.register.name,)
     return gate.names if isinstance(gate, Stored) else None
-
-
-def rows_of(device: Device, name: str, claims: Claims, made: Made) -> list[Row]:
-    """What a device lets pass, posted writes first: at most `MAX_POSTED` of those that somebody waits for."""
-    rows = [
-        row
-        for (owner, region), (space, claim) in claims.items()
-        if owner == name and claim.width == 1
-        for row in _placed(device, device.regions[region], space, claim.base, made)
-    ]
-    writes = [row for row in rows if row.kind is Kind.WRITE and row.parts]
-    lost = [row for row in rows if row.kind is Kind.WRITE and not row.parts]
-    return writes[:MAX_POSTED] + lost + [row for row in rows if row.kind is not Kind.WRITE]
-
-
-def _placed(device: Device, region: Region, space: Space, base: int, made: Made) -> list[Row]:
-    """As they were made before, if nothing has moved."""
-    known = made.get(region.name)
-    if known is None or known[0] is not device or known[1:3] != (space, base):
-        known = made[region.name] = (device, space, base, list(_of_region(device, region, space, base)))
-    return known[3]
-
-
-def _of_region(device: Device, region: Region, space: Space, base: int) -> Iterator[Row]:
-    window = region.window
-    if window is not None and window.latch:
-        latch = ((0, device.declared[window.latch]),)
-        yield Row(Kind.CONFIG_WINDOW, space, base, 8, latch, length=region.length, target=window.space)
-    elif window is not None:
-        yield Row(Kind.WINDOW, space, base, 8, hole=window.base, length=region.length, target=window.space)
-    answerer = device.answerers.get(region.name)
-    if isinstance(answerer, RegisterAnswerer):
-        for register in device.declared.values():
-            if register.region is None or register.region.name == region.name:
-                yield from _single(answerer, register, space, base)
-        yield from _words(answerer, region.length, space, base)
-
-
-def _single(answerer: RegisterAnswerer, register: Register, space: Space, base: int) -> Iterator[Row]:
-    """Rows of a register that is declared so, one for each copy of it."""
-    region, size = answerer.region, register.size
-    whole = size in SIZES and split(region, register.offset, size) == [(register.offset, size)]
-    if not whole or size < region.implemented[0]:
-        return
-    hole = int.from_bytes(bytes((region.hole,)) * size, "little")
-    for kind in _kinds(register):
-        least = _least(answerer, register, WRITE if kind is Kind.WRITE else READ)
-        parts = ((0, register),) if kind is Kind.WRITE or register.allows(READ) else ()
-        for copy in range(_copies(register, region)):
-            at = base + copy * region.stride + register.offset
-            yield Row(kind, space, at, size, parts, hole, least, copy)
-
-
-def _copies(register: Register, region: Region) -> int:
-    there = region.length // region.stride if region.stride else 1
-    return min(there, register.when.number) if isinstance(register.when, Copies) else there
-
-
-def _kinds(register: Register) -> Iterator[Kind]:
-    if register.posted is not False:
-        yield Kind.WRITE
-    if register.published is not False or (register.counter is not None and not register.reads_change):
-        yield Kind.READ
-
-
-def _least(answerer: RegisterAnswerer, register: Register, direction: Direction) -> int:
-    """The size of the parts that the region lets through; its own size if others share its bytes."""
-    shared = any(
-        found.whole
-        for offset in range(register.offset, register.end)
-        for found in answerer.candidates(offset, direction)
-    )
-    return register.size if shared else min(register.size, _smallest(answerer.region))
-
-
-def _smallest(region: Region) -> int:
-    return max(region.valid[0], region.implemented[0])
-
-
-def _words(answerer: RegisterAnswerer, length: int, space: Space, base: int) -> Iterator[Row]:
-    """Rows of a region that is published in words; where no register takes a write, it is lost."""
-    region = answerer.region
-    size = region.published
-    hole = int.from_bytes(bytes((region.hole,)) * size, "little")
-    for offset in range(0, length, size) if size else ():
-        found = {each: None for at in range(offset, offset + size) for each in answerer.candidates(at, READ)}
-        parts = tuple((each.offset - offset, each) for each in found if isinstance(each, Register))
-        if len(parts) == len(found) and not any(each.reads_change or each.whole for _, each in parts):
-            yield Row(Kind.READ, space, base + offset, size, parts, hole, _smallest(region), word=True)
-        if not any(answerer.candidates(at, WRITE) for at in range(offset, offset + size)):
-            yield Row(Kind.WRITE, space, base + offset, size, (), hole, _smallest(region), word=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field, frozen
 
 from mmiod.machine.address_map import Policy, Range
-from mmiod.machine.rows import Claims, Kind, Made, Row, rows_of
+from mmiod.machine.region_rows import Claims, Made, has_rows, rows_of
+from mmiod.machine.rows import Kind, Row
 from mmiod.values import ones
 
 if TYPE_CHECKING:
+    from mmiod.device import Region
     from mmiod.machine.host import InlineHost
 
 MAX_ROWS: Final = 4095
@@ -50,7 +51,7 @@ class Shelf:
     room: int
     """Rows behind that."""
     rows: list[Row]
-    moving: list[Row]
+    moving: list[Row] = field(factory=list)
     """Those that must be looked at after each input."""
     posted: list[Row] = field(factory=list)
     """Those for which others wait."""
@@ -98,6 +99,11 @@ class Table:
         self.generation = self.words[GENERATION] % (1 << 62) | 1
         self.words[GENERATION] = self.generation
 
+    def shows(self, host: InlineHost, region: Region) -> bool:
+        """Whether a region has rows, wherever it is."""
+        made = self.made.setdefault(host.name, {})
+        return not host.isolated and has_rows(host.device, region, made)
+
     def move(self, name: str | None = None) -> None:
         """Regions of a device move; None: all that there is may be another."""
         if name is None:
@@ -112,7 +118,8 @@ class Table:
         around = self.around()
         if not self._enter_moved(around):
             self._enter(around)
-        self._enter_spans(around.idle)
+        if NOBODY in self.moved or NOBODY not in self.shelves:
+            self._enter_spans(around.idle)
         self.moved.clear()
         self.entered = True
         self._count_on()
@@ -128,8 +135,8 @@ class Table:
             rows = self._rows(around, name)
             if len(rows) > (shelf.room if shelf is not None else 0):
                 return False
-            if shelf is not None:
-                self.shelves[name] = self._shelf(shelf.host, shelf.first, shelf.room, rows, shelf)
+            if shelf is not None and not self._change(shelf, rows):
+                self.shelves[name] = self._shelf(shelf.host, shelf.first, shelf.room, rows)
         return bool(self.shelves)
 
     def _enter(self, around: Surroundings) -> None:
@@ -165,27 +172,36 @@ class Table:
             self.shelves[NOBODY] = self._shelf(None, self.used, len(spans), spans)
             self.words[ROWS] = self.used + 1 + len(spans)
 
-    def _shelf(
-        self, host: InlineHost | None, first: int, room: int, rows: list[Row], before: Shelf | None = None
-    ) -> Shelf:
-        """Write rows; those at the beginning that were there `before` stay as they are."""
+    def _shelf(self, host: InlineHost | None, first: int, room: int, rows: list[Row]) -> Shelf:
+        """Write rows, with nothing behind them."""
         gate = ROW * (1 + first)
-        posted = [row for row in rows if row.kind is Kind.WRITE and row.parts]
-        shelf = Shelf(host, first, room, rows, [row for row in rows if row.moving], posted)
-        kept = 0
-        if before is not None and before.posted == posted and not before.fresh:
-            kept = sum(1 for _ in takewhile(_is, zip(before.rows, rows, strict=False)))
-            shelf.stored, shelf.open, shelf.fresh = before.stored, before.open, rows[kept:]
-        else:
-            self._write(gate)
-        for number in range(1 + len(rows), 1 + room):
+        shelf = Shelf(host, first, room, rows, posted=_posted(rows))
+        for number in range(1 + room):
             self._write(gate + ROW * number)
         for number, row in enumerate(rows, start=1):
-            if number > kept:
-                self._write_row(gate + ROW * number, row, first, posted)
-            for name in () if row.moving else row.depends:
-                shelf.following.setdefault(name, []).append(row)
+            self._add(shelf, number, row)
         return shelf
+
+    def _change(self, shelf: Shelf, rows: list[Row]) -> bool:
+        """Put other rows behind those that stay; False if others would have to be waited for."""
+        if shelf.fresh or shelf.posted != _posted(rows):
+            return False
+        before, kept = shelf.rows, _common(shelf.rows, rows)
+        for row in before[kept:]:
+            self._write(row.place)
+            for known in [shelf.moving] if row.moving else [shelf.following[name] for name in row.depends]:
+                known.remove(row)
+        shelf.rows, shelf.fresh = rows, rows[kept:]
+        for number, row in enumerate(shelf.fresh, start=1 + kept):
+            self._add(shelf, number, row)
+        return True
+
+    def _add(self, shelf: Shelf, number: int, row: Row) -> None:
+        self._write_row(ROW * (1 + shelf.first + number), row, shelf.first, shelf.posted)
+        if row.moving:
+            shelf.moving.append(row)
+        for name in () if row.moving else row.depends:
+            shelf.following.setdefault(name, []).append(row)
 
     def _write_row(self, place: int, row: Row, first: int, posted: list[Row]) -> None:
         row.place, row.allowed = place, 0
@@ -204,8 +220,16 @@ class Table:
             words[place + word] = 0
 
 
-def _is(pair: tuple[Row, Row]) -> bool:
-    return pair[0] is pair[1]
+def _posted(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.kind is Kind.WRITE and row.parts]
+
+
+def _common(one: list[Row], other: list[Row]) -> int:
+    """How many rows both begin with."""
+    least = min(len(one), len(other))
+    if one[:least] == other[:least]:
+        return least
+    return next(number for number in range(least) if one[number] is not other[number])
 
 
 def _waits(row: Row, posted: list[Row]) -> int:

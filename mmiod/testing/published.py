@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import define
 
@@ -19,6 +19,10 @@ from mmiod.machine.rows import Allowed, Kind, Row
 from mmiod.machine.shelves import AFFECTED, BITS, MAX_ROWS, POLICY, RATE, ROW, SINCE, VALUE, Surroundings
 from mmiod.testing.subject import NAME, Input, Subject, value
 from mmiod.values import READ, WRITE, Space, ones
+
+if TYPE_CHECKING:
+    from mmiod.device import Region
+    from mmiod.machine.host import InlineHost
 
 APART: Final = 40
 """Regions begin at multiples of 2 to the power of this."""
@@ -36,10 +40,10 @@ class Seen(Page):
         self.told += 1
         return Page.withdraw(self, name)
 
-    def move(self, name: str | None = None) -> None:
-        """Regions move."""
+    def shows(self, host: InlineHost, region: Region) -> bool:
+        """Any move is one."""
         self.told += 1
-        Page.move(self, name)
+        return Page.shows(self, host, region)
 
 
 @define(eq=False)

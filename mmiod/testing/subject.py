@@ -15,6 +15,7 @@ from typing import Any, Final
 from attrs import define, field
 
 from mmiod.device import Device, Pending, Request
+from mmiod.machine.address_map import Stretch
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.context import DeviceContext
 from mmiod.machine.host import InlineHost
@@ -131,7 +132,7 @@ class Surroundings:
         self.announced()
         self.tell("request", kind.name, value)
 
-    def map_changed(self) -> None:  # noqa: D102
+    def map_changed(self, *_moved: Stretch) -> None:  # noqa: D102
         self.tell("map")
 
     def unlearn(self) -> None:  # noqa: D102

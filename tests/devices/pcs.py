@@ -8,6 +8,7 @@ from attrs import define, field
 
 from mmiod import config
 from mmiod.device import Request
+from mmiod.machine.address_map import Stretch
 from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import MachineDescription
@@ -72,7 +73,7 @@ class Pc:
         """Keep the request."""
         self.requests.append(kind)
 
-    def map_changed(self) -> None:
+    def map_changed(self, *_moved: Stretch) -> None:
         """`where` tells."""
 
     def unlearn(self) -> None:

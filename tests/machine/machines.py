@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from attrs import define, field
 
 from mmiod.device import Device, Request
+from mmiod.machine.address_map import Stretch
 from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import (
@@ -41,7 +42,7 @@ class Outlet:
         """Keep it."""
         self.signals.append(("request", kind, value))
 
-    def map_changed(self) -> None:
+    def map_changed(self, *_moved: Stretch) -> None:
         """Keep it."""
         self.signals.append(("map",))
 

@@ -189,3 +189,37 @@ def test_bar_outside_of_the_space_claims_nothing() -> None:
     """A guest may write a BAR of 32 bits into a space of 16: nothing is there, nothing breaks."""
     table = build(Space.PIO, [claim("bar", 0xE000_0000, 0x100, fixed=False)])
     assert [(0, END)] == [(found.start, found.end) for found in table.ranges]
+
+
+def shape(table: AddressMap | None) -> object:
+    """What distinguishes one table from another."""
+    if table is None:
+        return None
+    return [
+        (found.start, found.end, found.claim, found.claim is None and found.policy) for found in table.ranges
+    ]
+
+
+@given(claims(), POLICIES, st.integers(0, 5))
+def test_an_edited_table_is_the_one_that_is_built(
+    made: list[Claim], unclaimed: list[Unclaimed], number: int
+) -> None:
+    """A claim that leaves, and comes back as the last one; where claims overlap it has to be built."""
+    moved = [made.pop(number % len(made))] if made else []
+    for one in moved:
+        rest, whole = build(Space.PIO, made, unclaimed), build(Space.PIO, [*made, one], unclaimed)
+        assert (None if whole.crowded else shape(rest)) == shape(whole.without(one))
+        assert (None if whole.crowded else shape(whole)) == shape(rest.within(one))
+
+
+@given(claims(), POLICIES)
+def test_a_table_is_crowded_where_a_part_of_a_claim_is_missing(
+    made: list[Claim], unclaimed: list[Unclaimed]
+) -> None:
+    """It tells whether each claim has all of its addresses."""
+    table = build(Space.PIO, made, unclaimed)
+    whole = [
+        found.end <= END and all(owner(made, address) is found for address in range(found.base, found.end))
+        for found in made
+    ]
+    assert table.crowded != all(whole)

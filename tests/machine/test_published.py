@@ -6,10 +6,22 @@ import pytest
 from attrs import define, field
 from hypothesis import given, settings, strategies as st
 
-from mmiod.device import PENDING, Count, Device, IrqOutput, Pending, Region, Register, Request, Timer
+from mmiod.device import (
+    PENDING,
+    Count,
+    Device,
+    IrqInput,
+    IrqOutput,
+    Pending,
+    Region,
+    Register,
+    Request,
+    Timer,
+)
 from mmiod.device.pci import Bar, Identity, PciFunction
 from mmiod.errors import DeclarationError
 from mmiod.machine.description import DeviceDescription, Placement
+from mmiod.machine.handover import prepare
 from mmiod.machine.published import VERSION, Page
 from mmiod.machine.restart import restart
 from mmiod.machine.rows import Allowed, Kind
@@ -25,6 +37,7 @@ from mmiod.machine.shelves import (
     ROWS,
     SINCE,
     VALUE,
+    Shelf,
 )
 from mmiod.protocol.exit.table import LAYOUTS, NUMBERS
 from mmiod.values import READ, WRITE, Direction, Space
@@ -235,6 +248,113 @@ def test_regions_that_move() -> None:
     assert (None, 0x60) == (shown.read(5), shown.read(0x105))
 
 
+class Mute(Device):
+    """Nothing of it is published."""
+
+    ports = Region(16)
+    plain = Register(0, region=ports)
+
+
+def test_what_is_not_shown_moves_unseen() -> None:
+    """A region without rows goes where nobody is: the table stays."""
+    shown = Shown.shown(
+        Rig(
+            {
+                "dev": (Serial, DeviceDescription("test/dev", at={"ports": Placement(Space.PIO, BASE)})),
+                "mute": (Mute, DeviceDescription("test/mute")),
+            }
+        )
+    )
+    machine, words = shown.rig.machine, shown.page.words
+    before = words[GENERATION]
+    for base in (0x500, 0x600, None, 0x700):
+        machine.place("mute", Mute.regions["ports"], Space.PIO, base)
+    shown.access(7, READ)
+    assert (before, 0x60) == (words[GENERATION], shown.read(5))
+
+
+def test_a_region_is_shown_where_all_of_it_is_there() -> None:
+    """Regions overlap: the one that loses is not published, until the other one goes."""
+    shown = Shown.shown(
+        Rig(
+            {
+                "dev": (Serial, DeviceDescription("test/dev")),
+                "first": (Mute, DeviceDescription("test/mute")),
+                "other": (Serial, DeviceDescription("test/dev", at={"ports": Placement(Space.PIO, 0x100)})),
+            }
+        )
+    )
+    machine = shown.rig.machine
+
+    def move(device: str, base: int | None) -> tuple[int | None, int | None]:
+        region = machine.hosts[device].device.regions["ports"]
+        machine.place(device, region, Space.PIO, base)
+        shown.access(0x107 - BASE, READ)
+        return shown.read(5), shown.read(0x105 - BASE)
+
+    assert (0x60, 0x60) == move("dev", BASE)
+    assert (0x60, 0x60) == move("first", BASE + 8)
+    assert (None, 0x60) == move("dev", None)
+    assert (None, 0x60) == move("dev", BASE)
+    assert (0x60, 0x60) == move("first", None)
+
+
+class Panels(Device):
+    """Regions of all sorts: posted writes, reads, words, a policy that depends on the device, nothing."""
+
+    keys = Region(4)
+    lamps = Region(4)
+    words = Region(8, valid=(1, 4), published=4)
+    dark = Region(4)
+    press = Register(0, published=True, posted=True, region=keys)
+    lamp = Register(0, published=True, region=lamps)
+    glow = Register(1, access="r", published=lambda d: d.lamp > 1, region=lamps)
+    plate = Register(0, size=4, published=True, region=words)
+    secret = Register(0, region=dark)
+
+
+MOVES = st.tuples(
+    st.sampled_from(["one", "one", "two"]),
+    st.sampled_from(["keys", "lamps", "words", "dark"]),
+    st.none() | st.integers(0, 10).map(lambda number: BASE + 3 * number),
+    st.integers(0, 3),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(MOVES, min_size=10, max_size=40))
+def test_what_moved_is_shown_as_if_it_had_always_been_there(
+    moves: list[tuple[str, str, int | None, int]],
+) -> None:
+    """After moves, overlapping ones too, and writes between them: what a page that is made anew says."""
+    rig = Rig(dict.fromkeys(["one", "two"], (Panels, DeviceDescription("test/panels"))))
+    machine, shown = rig.machine, Shown.shown(rig).page
+    for device, region, base, value in moves:
+        machine.place(device, Panels.regions[region], Space.PIO, base)
+        if value:
+            machine.hosts[device].access("lamps", 0, 1, WRITE, value)
+            anew = Shown.shown(rig).page
+            machine.page = shown
+            assert contents(anew) == contents(shown)
+
+
+def contents(page: Page) -> dict[str, list[list[int]]]:
+    """The rows of each device that is shown, but for whose they are, and for versions."""
+    assert page.words[GENERATION] % 2 == 0
+    return {name: _rows(page, shelf) for name, shelf in page.shelves.items() if shelf.rows}
+
+
+def _rows(page: Page, shelf: Shelf) -> list[list[int]]:
+    places = [ROW * (1 + shelf.first + number) for number in range(1 + shelf.room)]
+    rows = [page.words[place : place + ROW].tolist() for place in places]
+    for row in rows:
+        row[KIND] %= 1 << 32
+        row[POLICY] %= VERSION
+    assert [row.place for row in shelf.rows] == places[1 : 1 + len(shelf.rows)]
+    assert not any(map(any, rows[1 + len(shelf.rows) :]))
+    return rows[: 1 + len(shelf.rows)]
+
+
 class Function(PciFunction):
     """Nothing but configuration space."""
 
@@ -391,6 +511,45 @@ def test_quarantine() -> None:
     assert 0xFF == shown.access(3, READ)
     restart(shown.rig.machine, "dev")
     assert 9 == shown.read(3)
+
+
+class Heard(Device):
+    """A device with an input, which fails when it is told to."""
+
+    ports = Region(4)
+    line = IrqInput()
+    level = Register(0, access="r", published=True, region=ports)
+    fuse = Register(1, region=ports)
+
+    @line.on_change
+    def _changed(self, level: bool) -> None:
+        self.values["level"] = 1 + level
+
+    @fuse.on_write
+    def _blown(self, _value: int) -> None:
+        raise RuntimeError("blown")
+
+
+class HeardAnew(Heard):
+    """Its next version: it has one register more."""
+
+    ports = Region(4)
+    level = Register(0, access="r", published=True, region=ports)
+    fuse = Register(1, region=ports)
+    added = Register(2, reset=3, published=True, region=ports)
+
+
+def test_reload_tells_the_new_device_what_the_old_one_missed() -> None:
+    """It is shown by its own rows as soon as it has inputs; those of the old one know nothing of it."""
+    source = DeviceDescription("test/serial", at={"ports": Placement(Space.PIO, 0x200)})
+    dev = DeviceDescription("test/dev", at={"ports": Placement(Space.PIO, BASE)})
+    wires = {"source.irq": "dev.line"}
+    shown = Shown.shown(Rig({"dev": (Heard, dev), "source": (Serial, source)}, wires=wires))
+    shown.access(1, WRITE, 0)
+    shown.rig.access(Space.PIO, 0x207, 1, WRITE, 2)
+    prepare(shown.rig.machine, HeardAnew, {"dev": None}).commit(2)
+    assert None is shown.rig.machine.hosts["dev"].failure
+    assert (2, 3) == (shown.read(0), shown.read(2))
 
 
 def test_while_it_owes_an_answer() -> None:

@@ -20,6 +20,7 @@ from attrs import define, field, frozen
 
 from devices.pseudo.debugexit import DebugExit
 from mmiod.device import Request
+from mmiod.machine.address_map import Stretch
 from mmiod.testing import Harness
 from tests.qemu.differences import INIT, config, memory, read, write
 from tests.qemu.more_campaigns import BAR, HPET, IOAPIC, PLACED, ioapic, more
@@ -223,7 +224,7 @@ class Bus:
     def request(self, kind: Request, value: int) -> None:
         """Nothing asks."""
 
-    def map_changed(self) -> None:
+    def map_changed(self, *_moved: Stretch) -> None:
         """Nobody caches it."""
 
     def unlearn(self) -> None:

@@ -9,6 +9,8 @@ import enum
 
 from attrs import frozen
 
+from mmiod.device.flags import plain
+
 
 @frozen
 class Identity:
@@ -22,6 +24,7 @@ class Identity:
     subsystem: int = 0
 
 
+@plain
 class Command(enum.IntFlag):
     """The command register (6.2.2)."""
 
@@ -37,6 +40,7 @@ class Command(enum.IntFlag):
     INTERRUPT_DISABLE = 1 << 10
 
 
+@plain
 class Status(enum.IntFlag):
     """The status register (6.2.3); the error bits are cleared by writing 1."""
 

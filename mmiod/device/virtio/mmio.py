@@ -13,6 +13,7 @@ from typing import Final
 from mmiod.device.buffers import Buffer
 from mmiod.device.declarations import IrqOutput, Region
 from mmiod.device.doorbells import Doorbell
+from mmiod.device.flags import plain
 from mmiod.device.registers import Register
 from mmiod.device.virtio.device import WORD, DeviceStatus, VirtioDevice
 from mmiod.device.virtio.queue import Queue
@@ -24,6 +25,7 @@ LENGTH, CONFIG = 0x200, 0x100
 _HIGH: Final = 32
 
 
+@plain
 class Interrupt(enum.IntFlag):
     """What InterruptStatus says (4.2.2)."""
 

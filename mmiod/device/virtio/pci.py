@@ -14,6 +14,7 @@ from typing import ClassVar, Final
 from mmiod.device.buffers import Buffer
 from mmiod.device.doorbells import Doorbell
 from mmiod.device.faces import Pending
+from mmiod.device.flags import plain
 from mmiod.device.pci import Bar, Capability, Identity, MsiX, PciFunction
 from mmiod.device.registers import Register
 from mmiod.device.virtio.device import DeviceStatus, VirtioDevice
@@ -29,6 +30,7 @@ COMMON, ISR, DEVICE, NOTIFY = 0x0000, 0x1000, 0x2000, 0x3000
 COMMON_LENGTH, PAGE = 0x3C, 0x1000
 
 
+@plain
 class Isr(enum.IntFlag):
     """The ISR status (4.1.4.5)."""
 
