@@ -10,6 +10,7 @@ from typing import Final
 
 from bench.contest import Contestant
 from bench.programs import MACHINE, Line, client, compiled, start_daemon, vm
+from mmiod import compiled as hot_path
 
 DECODED, RAW, POSTED = "mmiod, decoded exit", "mmiod, raw exit", "mmiod, posted write"
 SLOT_DECODED, SLOT_HOOKED, SLOT_RAW, SLOT_POSTED, PUBLISHED = (
@@ -22,6 +23,7 @@ SLOT_DECODED, SLOT_HOOKED, SLOT_RAW, SLOT_POSTED, PUBLISHED = (
 SLEEPER: Final = "mmiod, slots, decoded exit, client sleeps"
 SPIN: Final = 1 << 16
 """Looks at a slot: more than the daemon's answers take, so that this client does not sleep."""
+PURE: Final = "mmiod, slots, decoded exit, all of it Python"
 ISOLATED: Final = "mmiod, decoded exit, device in a process"
 APART: Final = f"""\
 extends = "{MACHINE.name}"
@@ -58,3 +60,14 @@ def contestants(stack: ExitStack, directory: Path) -> Iterator[Contestant]:
         yield Contestant(name, daemon, line, command, spins=True)
     yield Contestant(SLEEPER, daemon, dial("sleeper", "0"), "decoded")
     yield Contestant(ISOLATED, daemon, dial("apart"), "decoded")
+    if hot_path.made() is not None:
+        yield _pure(stack, directory)
+
+
+def _pure(stack: ExitStack, directory: Path) -> Contestant:
+    """What it costs where nobody has compiled the hot path."""
+    folder = directory / "pure"
+    folder.mkdir()
+    daemon = start_daemon(stack, folder, [vm(folder, "slots")], environment={"MMIOD_PURE": "1"})
+    line = client(stack, compiled("client", directory), str(folder / "slots.exit"), "slots", str(SPIN))
+    return Contestant(PURE, daemon, line, "decoded", spins=True)

@@ -19,6 +19,7 @@ Process = subprocess.Popen[bytes]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MACHINE: Final = ROOT / "config" / "machines" / "pc.toml"
+NOTHING: Final[Mapping[str, str]] = {}
 DAEMON: Final = """\
 [daemon]
 control = "{directory}/control"
@@ -94,7 +95,13 @@ def vm(directory: Path, name: str, machine: Path = MACHINE, *, vfio_user: bool =
     return VM.format(directory=directory, name=name, machine=machine, protocol=protocol, suffix=suffix)
 
 
-def start_daemon(stack: ExitStack, directory: Path, vms: Sequence[str], *options: str) -> Process:
+def start_daemon(
+    stack: ExitStack,
+    directory: Path,
+    vms: Sequence[str],
+    *options: str,
+    environment: Mapping[str, str] = NOTHING,
+) -> Process:
     """Start it, and wait for its READY=1 as a service manager does.
 
     Raises:
@@ -106,7 +113,7 @@ def start_daemon(stack: ExitStack, directory: Path, vms: Sequence[str], *options
     notifications = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     notifications.bind(str(directory / "notify"))
     notifications.settimeout(START_S)
-    daemon = spawn(stack, command, environment={"NOTIFY_SOCKET": str(directory / "notify")})
+    daemon = spawn(stack, command, environment={**environment, "NOTIFY_SOCKET": str(directory / "notify")})
     try:
         while b"READY=1" not in notifications.recv(4096):
             pass
@@ -123,14 +130,14 @@ def spawn(
     stdout: int | None = None,
     pipes: bool = False,
     pass_fds: Sequence[int] = (),
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] = NOTHING,
 ) -> Process:
     """Start a program in a process group of its own: Ctrl-C is for us, who end it."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE if pipes else stdin,
         stdout=subprocess.PIPE if pipes else stdout,
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, **environment},
         pass_fds=pass_fds,
         process_group=0,
     )

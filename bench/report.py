@@ -14,6 +14,7 @@ from attrs import field, frozen
 from cattrs import structure, unstructure
 
 from bench.figures import Row
+from mmiod import compiled as hot_path
 
 KEPT: Final = Path(__file__).parent / "results.json"
 """The last full run.  Git ignores it: figures belong to one computer and one hour."""
@@ -27,6 +28,8 @@ class Computer:
     cores: int = field(factory=lambda: os.cpu_count() or 1)
     kernel: str = field(factory=platform.release)
     python: str = field(factory=lambda: f"{platform.python_implementation()} {platform.python_version()}")
+    compiled: bool = field(factory=lambda: hot_path.made() is not None)
+    """The hot path runs as C (`mmiod.compiled`)."""
 
     @processor.default
     def _model(self) -> str:
@@ -35,7 +38,8 @@ class Computer:
         return next(names, platform.machine())
 
     def __str__(self) -> str:
-        return f"{self.processor}, {self.cores} cores, Linux {self.kernel}, {self.python}"
+        path = "C" if self.compiled else "Python"
+        return f"{self.processor}, {self.cores} cores, Linux {self.kernel}, {self.python}, hot path in {path}"
 
 
 @frozen

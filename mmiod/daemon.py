@@ -28,6 +28,7 @@ import structlog
 import trio
 
 import mmiod
+from mmiod import compiled
 from mmiod.attach.attachment import Attachment
 from mmiod.attach.functions import FunctionsAttachment
 from mmiod.attach.vm import VmAttachment
@@ -103,7 +104,12 @@ async def serve(
             sockets.callback(gc.unfreeze)  # a process may go on when its daemon has ended: the tests' does
             notifier.ready(daemon.status())
             daemon.started.set()
-            log.info("daemon_started", vms=sorted(daemon.machines), control=str(daemon.config.daemon.control))
+            log.info(
+                "daemon_started",
+                vms=sorted(daemon.machines),
+                control=str(daemon.config.daemon.control),
+                compiled=compiled.made() is not None,
+            )
             if heir is not None:
                 _upgraded(nursery, daemon, heir, server, callers)
             await daemon.stopping.wait()

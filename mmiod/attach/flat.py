@@ -5,18 +5,9 @@ Everything that is not plain is left to the general way (`Session.receive`, `Led
 before anything was done: a size, a flag, a number that has to be explained in an ERROR, an exit
 that comes again, a device that is not in service.
 
-Reads are known again by the bytes that tell of what (`_asked`, `mmiod.attach.loads`): what was learnt
-of the first one saves the rest of them to be taken apart and checked.
-
-Budget, in ns of CPython 3.11, beside that of `mmiod.core.lane`:
-
-    decoded  raw
-        50  100  the message, copied out of the slot
-       130  350  which read it is; of a load also environment, base register, RIP, RFLAGS
-        60   60  vCPU, number, nothing in flight
-       100  200  the completion
-       110  110  book, totals
-       300  300  doorbell, state, posted writes; into the slot, its client's flag
+A read that comes again in a slot is known there by the bytes that tell of what (`asked`, `loads`), and
+not even copied (`mmiod.attach.vcpu_slot`): what was learnt of the first one saves the rest of them to
+be taken apart and checked.
 """
 
 from __future__ import annotations
@@ -25,20 +16,21 @@ import struct
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Final
 
-from attrs import define, field
+from attrs import define
 
-from mmiod.attach.flights import Flight, Flights, ReplyTo, Totals
-from mmiod.attach.loads import CODE, Load, load_of
-from mmiod.attach.moved import MAX_MOVES, Moved, head_of
-from mmiod.core.lane import SLOW, Lane, Way
+from mmiod.attach.flights import Flight, Flights, ReplyTo
+from mmiod.attach.loads import CODE, KEEP, RIP, Load, load_of
+from mmiod.attach.moved import ENVIRONMENT, MAX_MOVES, NUMBERED, Moved, head_of
+from mmiod.core.lane import SLOW, Lane
 from mmiod.core.moves import Move
 from mmiod.core.places import Place
 from mmiod.device import Pending
 from mmiod.machine.host import InlineHost
+from mmiod.machine.statistics import Taken
 from mmiod.machine.waist import Named
 from mmiod.protocol.exit import NO_DEADLINE, Ledger, decode_exit
+from mmiod.protocol.exit.book import Book
 from mmiod.protocol.exit.codec import BY_NAME
-from mmiod.protocol.exit.ledger import Book
 from mmiod.values import (
     READ,
     WRITE,
@@ -54,6 +46,9 @@ from mmiod.values import (
     Values,
     ones,
 )
+
+Settled = Generator[Named, int | None, Completion]
+"""Gets what a device has answered; gives the completion."""
 
 DECODED: Final = BY_NAME["EXIT_DECODED"]
 RAW: Final = BY_NAME["EXIT_RAW"]
@@ -71,20 +66,12 @@ _SIZES: Final = (_DECODED_SIZE, RAW.struct.size)
 _POSTED: Final = struct.Struct("<4Q")
 """Of a ring: address, value; space and size; guest time."""
 _VALUES: Final = struct.Struct("<8Q")
-_VALUE: Final = struct.Struct("<16sQQ16sQQ")
-"""The same, by what stays the same."""
-_NUMBER: Final = struct.Struct("<16sQ")
-"""Of any exit: header and vCPU, sequence."""
-_ASKED: Final = slice(24, 64)
+ASKED: Final = slice(24, 64)
 """Of EXIT_DECODED: all behind the sequence."""
-_LATER: Final = struct.pack("<2Q", 0, NO_DEADLINE)
-_VALUES_HEAD: Final = head_of(BY_NAME["VALUES"])
-_DECODED_HEAD: Final = head_of(DECODED)
-_INTERRUPT: Final = 1 << 32
+VALUES_HEAD: Final = head_of(BY_NAME["VALUES"])
+DECODED_HEAD: Final = head_of(DECODED)
+INTERRUPT: Final = 1 << 32
 """Of a completion's second word, above the vCPU."""
-
-_head: Final = struct.Struct("<2Q").pack
-"""Of a message: header, vCPU and interrupt."""
 
 
 @define(eq=False)
@@ -100,45 +87,29 @@ class Kind:
     places: dict[int, Place]
 
 
-@define(eq=False)
 class Flat:
-    """One session's."""
+    """One session's.  A plain class: `mmiod.compiled` makes a C structure of it.
 
-    lane: Lane
-    flights: Flights
-    ledger: Ledger
-    flush: Callable[[], None]
-    """Goes on with what devices have answered meanwhile."""
-    _books: list[Book] = field(init=False)
-    _heads: list[tuple[bytes, bytes, bytes]] = field(init=False)
-    """Of each vCPU: how an EXIT_DECODED begins, a VALUES, and one that tells of an interrupt."""
-    _asked: dict[bytes, tuple[Way, Place]] = field(factory=dict)
-    """Reads, by the part of EXIT_DECODED that tells of what."""
-    _loads: dict[bytes, Load] = field(factory=dict)
-    """The same of EXIT_RAW, by GPA and code."""
-    _totals: Totals = field(init=False)
-    _access: Way = field(init=False)
-    _current: Mapping[int, Flight] = field(init=False)
-    _interrupts: Mapping[int, bool] = field(init=False)
-    settled: Sequence[object] = field(init=False)
-    """What devices have answered, and `flush` has to go on with."""
-    _kinds: dict[int, Kind] = field(factory=dict)
-    _posted: dict[int, Kind] = field(factory=dict)
-    _moving: dict[tuple[Direction, int], Kind] = field(factory=dict)
-    _moved: Moved = field(init=False)
+    `flush` goes on with what devices have answered meanwhile.
+    """
 
-    def __attrs_post_init__(self) -> None:
-        """Make the tables, and look up the objects, that no exit needs to."""
-        machine = self.lane.machine
-        self._access, self._current = self.lane.access, self.flights.current
-        self._totals, self.lane.learnt = self.flights.totals, (self._asked, self._loads)
-        self._heads = [
-            (_head(_DECODED_HEAD, vcpu), _head(_VALUES_HEAD, vcpu), _head(_VALUES_HEAD, vcpu | _INTERRUPT))
-            for vcpu in range(self.ledger.vcpus)
-        ]
-        self._interrupts, self.settled = machine.interrupts, machine.settled
-        self._books = [self.ledger.book(vcpu) for vcpu in range(self.ledger.vcpus)]
-        self._moved = Moved(self.flights.platform)
+    def __init__(self, lane: Lane, flights: Flights, ledger: Ledger, flush: Callable[[], None]) -> None:
+        self.lane, self.flights, self.ledger, self.flush = lane, flights, ledger, flush
+        self.asked: dict[bytes, Place] = {}
+        """Reads, by the part of EXIT_DECODED that tells of what (`ASKED`)."""
+        self.loads: dict[bytes, Load] = {}
+        """The same of EXIT_RAW, by GPA and code (`mmiod.attach.loads`)."""
+        lane.learnt = self.asked, self.loads
+        self.taken: Taken = flights.totals.taken
+        self.current: Mapping[int, Flight] = flights.current
+        self.interrupts: Mapping[int, bool] = lane.machine.interrupts
+        self.settled: Sequence[object] = lane.machine.settled
+        """What devices have answered, and `flush` has to go on with."""
+        self._books = [ledger.book(vcpu) for vcpu in range(ledger.vcpus)]
+        self._moved = Moved(flights.platform)
+        self._kinds: dict[int, Kind] = {}
+        self._posted: dict[int, Kind] = {}
+        self._moving: dict[tuple[Direction, int], Kind] = {}
         for space in (Space.MMIO, Space.PIO, Space.PCI_CONFIG):
             for size in SIZES:
                 for direction in (READ, WRITE):
@@ -162,7 +133,10 @@ class Flat:
         (vcpu,) = _VCPU.unpack_from(body, _VCPU.size)
         if vcpu >= len(self._books):
             return False
-        reply = (self.decoded if size == _DECODED_SIZE else self.raw)(vcpu, body, reply_to)
+        if size == _DECODED_SIZE:
+            reply = self.decoded(vcpu, body, reply_to)
+        else:
+            reply = self.raw(vcpu, body, reply_to)
         if reply:
             reply_to.send(reply)
             self.settle()
@@ -178,39 +152,16 @@ class Flat:
 
         None if nothing was done; nothing if a device owes the answer, which then goes to `reply_to`.
         """
-        known = self._asked.get(body[_ASKED])
-        if known is None:
-            return self._decoded(vcpu, body, reply_to)
-        book = self._books[vcpu]
-        asks, answers, interrupts = self._heads[vcpu]
-        head, sequence = _NUMBER.unpack_from(body)
-        if head != asks or sequence != book.sequence + 1 or book.in_flight or vcpu in self._current:
-            return None
-        way, place = known
-        value = way(place, 0, vcpu, sequence, -1)
-        if value.__class__ is not int:
-            self._owe_decoded(book, body, place, reply_to)
-            return b""
-        if value < 0:
-            return None
-        if self._interrupts.get(vcpu):
-            answers = interrupts
-        reply = _VALUE.pack(answers, sequence, book.posted, _LATER, value, place.size)
-        book.sequence, book.body, book.reply = sequence, body, reply
-        self._totals.decoded += 1
-        return reply
-
-    def _decoded(self, vcpu: int, body: bytes, reply_to: ReplyTo) -> bytes | None:
         header, who, sequence, guest_ns, address, value, what, rest = _DECODED.unpack(body)
         kind, book = self._kinds.get(what), self._books[vcpu]
         if (
             kind is None
             or rest
-            or header != _DECODED_HEAD
+            or header != DECODED_HEAD
             or who != vcpu
             or sequence != book.sequence + 1
             or book.in_flight
-            or vcpu in self._current
+            or vcpu in self.current
             or value > kind.most
         ):
             return None
@@ -219,21 +170,20 @@ class Flat:
             place = self._learn(kind, address)
             if place is None:
                 return None
-            if place.reading and not guest_ns:  # else there would be no end of them
-                self._asked[body[_ASKED]] = self.lane.way(place), place
-        access = self._access
-        answer = access(place, value, vcpu, sequence, -1)
+        if place.reading and not guest_ns:  # else there would be no end of them
+            self.asked[body[ASKED]] = place
+        answer = self.lane.access(place, value, vcpu, sequence, -1)
         if answer.__class__ is not int:
-            self._owe_decoded(book, body, place, reply_to)
+            self.owe_decoded(book, body, place, reply_to)
             return b""
         if answer < 0:
             return None
         reply = _VALUES.pack(
-            _VALUES_HEAD, who | _INTERRUPT if self._interrupts.get(vcpu) else who, sequence, book.posted,
+            VALUES_HEAD, self.who(vcpu), sequence, book.posted,
             0, NO_DEADLINE, answer, kind.length,
         )  # fmt: skip
-        book.sequence, book.body, book.reply = sequence, body, reply
-        self._totals.decoded += 1
+        book.enter(sequence, body, reply, in_flight=False)
+        self.taken.decoded += 1
         return reply
 
     def _learn(self, kind: Kind, address: int) -> Place | None:
@@ -241,27 +191,23 @@ class Flat:
         at = address & ~self.flights.platform.shared_mask if kind.space is Space.MMIO else address
         return None if at != address else self.lane.learn(kind.space, kind.direction, kind.size, address)
 
-    def _owe_decoded(self, book: Book, body: bytes, place: Place, reply_to: ReplyTo) -> None:
+    def owe_decoded(self, book: Book, body: bytes, place: Place, reply_to: ReplyTo) -> None:
+        """A device owes what completes this exit."""
         exit_, _ = decode_exit(body)
         assert isinstance(exit_, DecodedExit)
 
-        def settled() -> Generator[Named, int | None, Completion]:
-            value = yield place.host
-            assert value is not None, "a device that owes an answer settles with one"
-            return Values(value.to_bytes(place.size, "little") if place.direction == READ else b"")
-
-        self._owe(book, body, exit_, settled(), place.host, reply_to)
+        self._owe(book, body, exit_, _values(place), place.host, reply_to)
 
     def _owe(
         self,
         book: Book,
         body: bytes,
         exit_: Exit,
-        run: Generator[Named, int | None, Completion],
+        run: Settled,
         host: InlineHost,
         reply_to: ReplyTo,
     ) -> None:
-        book.sequence, book.body, book.reply, book.in_flight = exit_.sequence, body, b"", True
+        book.enter(exit_.sequence, body, b"", in_flight=True)
         self.flights.owed(Flight(exit_.vcpu, exit_.sequence, exit_, 0, reply_to, run=run), host)
 
     # --- posted writes -------------------------------------------------------------------
@@ -275,7 +221,7 @@ class Flat:
             or value > kind.most
             or sequence != book.posted + 1
             or book.in_flight
-            or vcpu in self._current
+            or vcpu in self.current
         ):
             return False
         place = kind.places.get(address)
@@ -283,29 +229,24 @@ class Flat:
             place = self._learn(kind, address)
             if place is None:
                 return False
-        access = self._access
-        answer = access(place, value, vcpu, sequence, -1)
+        answer = self.lane.access(place, value, vcpu, sequence, -1)
         if answer == SLOW:
             return False
         book.posted = sequence
         if isinstance(answer, Pending):
             self._owe_posted(vcpu, sequence, place, value)
         else:
-            self._totals.decoded += 1
+            self.taken.decoded += 1
         self.settle()
         return True
 
     def _owe_posted(self, vcpu: int, sequence: int, place: Place, value: int) -> None:
-        def settled() -> Generator[Named, int | None, Completion]:
-            yield place.host
-            return Values()
-
         write = Access(place.space, WRITE, place.address, place.size, value)
         exit_ = DecodedExit(
             vcpu, sequence, write.space, WRITE, write.address, write.size,
             data=value.to_bytes(write.size, "little"),
         )  # fmt: skip
-        self.flights.owed(Flight(vcpu, sequence, exit_, 0, None, run=settled()), place.host)
+        self.flights.owed(Flight(vcpu, sequence, exit_, 0, None, run=_nothing(place)), place.host)
 
     # --- raw exits -----------------------------------------------------------------------
 
@@ -313,19 +254,14 @@ class Flat:
         """Execute an exit of the size of EXIT_RAW, as `decoded` does."""
         book = self._books[vcpu]
         sequence = book.sequence + 1
-        if book.in_flight or vcpu in self._current:
+        if book.in_flight or vcpu in self.current:
             return None
-        load = self._loads.get(body[CODE])
+        load = self.loads.get(body[CODE])
         if load is not None:
-            value = load.read(body, vcpu, sequence)
-            if value.__class__ is not int:
-                self._owe_raw(book, body, load.move, load.place, reply_to)
-                return b""
-            if value >= 0:
-                reply = load.done(body, self._who(vcpu), book.posted, value)
-                book.sequence, book.body, book.reply = sequence, body, reply
-                self._totals.raw += 1
-                return reply
+            words = memoryview(body).cast("Q")
+            rip, rflags = words[RIP], words[RIP + 1]
+            if load.holds(words, 0, vcpu, sequence, rip, rflags, body[ENVIRONMENT]):
+                return self._load_again(load, vcpu, body, rip, rflags, reply_to)
         moved = self._moved
         gpa = moved.read(body, vcpu, sequence)
         if gpa < 0:
@@ -342,40 +278,84 @@ class Flat:
         if load is None:
             self._learn_load(body, place)
         value = move.value(moved.registers) if move.direction else 0
-        access = self._access
-        answer = access(place, value, vcpu, sequence, moved.rip)
+        answer = self.lane.access(place, value, vcpu, sequence, moved.rip)
         if answer.__class__ is not int:
-            self._owe_raw(book, body, move, place, reply_to)
+            self.owe_raw(book, body, move, place, reply_to)
             return b""
         if answer < 0:
             return None
-        reply = moved.done(self._who(vcpu), sequence, book.posted, answer)
-        book.sequence, book.body, book.reply = sequence, body, reply
-        self._totals.raw += 1
+        reply = moved.done(self.who(vcpu), sequence, book.posted, answer)
+        book.enter(sequence, body, reply, in_flight=False)
+        self.taken.raw += 1
         return reply
 
-    def _who(self, vcpu: int) -> int:
+    def _load_again(
+        self, load: Load, vcpu: int, body: bytes, rip: int, rflags: int, reply_to: ReplyTo
+    ) -> bytes | None:
+        book = self._books[vcpu]
+        sequence = book.sequence + 1
+        value = self.lane.read(load.place, vcpu, sequence, rip)
+        if isinstance(value, Pending):
+            self.owe_raw(book, body, load.move, load.place, reply_to)
+            return b""
+        if value < 0:
+            return None
+        _, reply = load.told(
+            body, self.who(vcpu), sequence, book.posted, value, load.behind(rip), rflags & KEEP
+        )
+        book.enter(sequence, body, reply, in_flight=False)
+        self.taken.raw += 1
+        return reply
+
+    def who(self, vcpu: int) -> int:
         """Of a completion's second word."""
-        return vcpu | _INTERRUPT if self._interrupts.get(vcpu) else vcpu
+        return vcpu | INTERRUPT if self.interrupts.get(vcpu) else vcpu
 
     def _learn_load(self, body: bytes, place: Place) -> None:
-        load = load_of(self._moved.move, body, self.lane.way(place), place)
+        load = load_of(self._moved.move, body, place)
         if load is not None:
-            if len(self._loads) >= MAX_MOVES:
-                self._loads.clear()
-            self._loads[body[CODE]] = load
+            if len(self.loads) >= MAX_MOVES:
+                self.loads.clear()
+            self.loads[body[CODE]] = load
 
-    def _owe_raw(self, book: Book, body: bytes, move: Move, place: Place, reply_to: ReplyTo) -> None:
+    def owe_raw(self, book: Book, body: bytes, move: Move, place: Place, reply_to: ReplyTo) -> None:
+        """The same of a raw exit."""
         exit_, _ = decode_exit(body)
         assert isinstance(exit_, RawExit)
         rip, rflags = move.behind(exit_.state.rip, exit_.state.rflags)
         registers = memoryview(struct.pack("16Q", *exit_.state.gpr)).cast("Q")
+        self._owe(book, body, exit_, _loaded(place, move, registers, rip, rflags), place.host, reply_to)
 
-        def settled() -> Generator[Named, int | None, Completion]:
-            value = yield place.host
-            assert value is not None, "a device that owes an answer settles with one"
-            loads = move.direction == READ
-            changed = {move.number: move.loaded(registers, value)} if loads else dict[int, int]()
-            return Done(Delta(rip, rflags, changed))
 
-        self._owe(book, body, exit_, settled(), place.host, reply_to)
+def asked_message(vcpu: int, sequence: int, asked: bytes) -> bytes:
+    """EXIT_DECODED, of the part that tells of what."""
+    return NUMBERED.pack(DECODED_HEAD, vcpu, sequence) + asked
+
+
+def asked_and_told(
+    vcpu: int, asked: bytes, who: int, sequence: int, posted: int, value: int, length: int
+) -> tuple[bytes, bytes]:
+    """EXIT_DECODED and its VALUES."""
+    told = _VALUES.pack(VALUES_HEAD, who, sequence, posted, 0, NO_DEADLINE, value, length)
+    return asked_message(vcpu, sequence, asked), told
+
+
+def _values(place: Place) -> Settled:
+    """What completes a decoded exit once its device has answered."""
+    value = yield place.host
+    assert value is not None, "a device that owes an answer settles with one"
+    return Values(value.to_bytes(place.size, "little") if place.reading else b"")
+
+
+def _nothing(place: Place) -> Settled:
+    """The same of a posted write."""
+    yield place.host
+    return Values()
+
+
+def _loaded(place: Place, move: Move, registers: Sequence[int], rip: int, rflags: int) -> Settled:
+    """The same of a raw exit."""
+    value = yield place.host
+    assert value is not None, "a device that owes an answer settles with one"
+    changed = {move.number: move.loaded(registers, value)} if place.reading else dict[int, int]()
+    return Done(Delta(rip, rflags, changed))

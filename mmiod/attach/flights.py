@@ -22,6 +22,7 @@ from mmiod.core.run import Platform, run
 from mmiod.errors import ProtocolError
 from mmiod.machine.clock import MAX_FIRED, NEVER
 from mmiod.machine.machine import Machine
+from mmiod.machine.statistics import Taken
 from mmiod.machine.waist import Named
 from mmiod.protocol.exit import (
     NO_DEADLINE,
@@ -94,20 +95,19 @@ class Totals:
     completions: dict[str, int] = field(factory=dict)
     unsupported: dict[bytes, int] = field(factory=dict)
     """By instruction bytes, at most `MAX_UNSUPPORTED` kinds."""
-    decoded: int = 0
-    """Of the flat lane, posted writes included, until `fold`."""
-    raw: int = 0
+    taken: Taken = field(factory=Taken)
+    """Of the flat lane, until `fold`."""
 
     def fold(self) -> Totals:
         """Enter what the flat lane has counted; gives all of it."""
         for exit_, completion, count in (
-            ("DecodedExit", "Values", self.decoded),
-            ("RawExit", "Done", self.raw),
+            ("DecodedExit", "Values", self.taken.decoded),
+            ("RawExit", "Done", self.taken.raw),
         ):
             if count:
                 self.exits[exit_] = self.exits.get(exit_, 0) + count
                 self.completions[completion] = self.completions.get(completion, 0) + count
-        self.decoded = self.raw = 0
+        self.taken.decoded = self.taken.raw = 0
         return self
 
     def count(self, exit_: Exit | Settled, completion: Answer) -> None:

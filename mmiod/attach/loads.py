@@ -9,16 +9,11 @@ before anything was done.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Final
 
-from attrs import frozen
-
-from mmiod.attach.moved import ENVIRONMENT
-from mmiod.core.lane import SLOW, Way
+from mmiod.attach.moved import ENVIRONMENT, NUMBERED, head_of
 from mmiod.core.moves import HIGH_HALF, LOW_HALF, PAGE, SLOW_FLAGS, Move
 from mmiod.core.places import Place
-from mmiod.device import Pending
 from mmiod.protocol.exit import NO_DEADLINE
 from mmiod.protocol.exit.codec import BY_NAME
 from mmiod.values import READ
@@ -26,81 +21,99 @@ from mmiod.x86.flags import RF
 
 CODE: Final = slice(32, 72)
 """Of EXIT_RAW: GPA, GVA, intent, code and its length, CPL."""
-_REGISTERS: Final = 16
-_GPR: Final = 72
-"""Where the registers begin; behind them are RIP, RFLAGS and CR0."""
-_HEAD: Final = struct.Struct("<QQ")
-_DONE_HEAD: Final = BY_NAME["DONE"].struct.size | BY_NAME["DONE"].type << 32
-_DONE_GPR: Final = 48
-_DONE_TAIL: Final = BY_NAME["DONE"].struct.size - 24
-_LATER: Final = _HEAD.pack(0, NO_DEADLINE)
-_KEEP: Final = ~RF
+GPR: Final = 9
+"""Of EXIT_RAW, in words: where the registers begin; behind them are RIP, RFLAGS and CR0."""
+RIP: Final = GPR + 16
+CR0: Final = RIP + 2
+DONE_HEAD: Final = head_of(BY_NAME["DONE"])
+DONE_GPR: Final = 6
+"""Of DONE, in words."""
+DONE_RIP: Final = BY_NAME["DONE"].struct.size // 8 - 3
+"""RIP, RFLAGS, which registers changed."""
+KEEP: Final = ~RF
 
 
-@frozen(eq=False)
 class Load:
-    """One of a whole register, by way of a base register."""
+    """One of a whole register, by way of a base register.  A plain class: `mmiod.compiled` makes a C
+    structure of it.
 
-    header: int
-    """The first word of the message: its flags are in it."""
-    environment: bytes
-    words: Callable[[bytes], tuple[int, ...]]
-    """Header, vCPU, sequence; the base register; RIP, RFLAGS, CR0."""
-    base: int
-    """What the base register held."""
-    low: int
-    """RIP is at least that, ..."""
-    high: int
-    """... and below that."""
-    way: Way
-    place: Place
-    move: Move
-    reply: Callable[..., bytes]
-    """DONE: head and vCPU, sequence, posted writes; the register; RIP, RFLAGS, which changed."""
+    Attributes:
+        header: the first word of the message: its flags are in it.
+        base: where the base register is in EXIT_RAW, in words, and `held` what it held.
+        low, high: RIP is at least the one, and at most the other.
+        target: where the register that is loaded is in DONE, in words, and `changed` its bit.
+    """
 
-    def read(self, body: bytes, vcpu: int, sequence: int) -> int | Pending:
-        """Do it, if it is this one again; what `Lane.access` gives."""
-        words, way = self.words, self.way
-        header, who, number, base, rip, rflags, cr0 = words(body)
-        if (
-            header != self.header
-            or who != vcpu
-            or number != sequence
-            or base != self.base
-            or not self.low <= rip < self.high
-            or rflags & SLOW_FLAGS
-            or cr0 != self.move.cr0
-            or body[ENVIRONMENT] != self.environment
-        ):
-            return SLOW
-        return way(self.place, 0, vcpu, sequence, rip)
+    def __init__(self, move: Move, body: bytes, place: Place) -> None:
+        self.move, self.place = move, place
+        self.environment = body[ENVIRONMENT]
+        words = memoryview(body).cast("Q")
+        self.base = GPR + move.base
+        self.header, self.held = words[0], words[self.base]
+        self.low, self.high = _around(move, words[RIP])
+        self.cr0, self.length, self.rip_mask = move.cr0, move.length, move.rip_mask
+        self.target, self.changed = DONE_GPR + move.number, 1 << move.number
+        after = DONE_RIP - self.target - 1
+        self._reply = struct.Struct(f"<6Q{8 * move.number}xQ{8 * after}x3Q").pack
 
-    def done(self, body: bytes, who: int, posted: int, value: int) -> bytes:
-        """DONE of this exit; `who` is the vCPU, and the interrupt above."""
-        words, reply, move = self.words, self.reply, self.move
-        _, _, sequence, _, rip, rflags, _ = words(body)
-        return reply(
-            _DONE_HEAD, who, sequence, posted, _LATER, value,
-            rip + move.length & move.rip_mask, rflags & _KEEP, 1 << move.number,
-        )  # fmt: skip
+    def holds(
+        self,
+        words: memoryview,
+        at: int,
+        vcpu: int,
+        sequence: int,
+        rip: int,
+        rflags: int,
+        environment: bytes,
+    ) -> bool:
+        """Whether the EXIT_RAW at `at` is the next one of a vCPU, and this load again.
+
+        `rip` and `rflags` are its own, and looked at by whoever does it: in a slot, words may change.
+        """
+        return (
+            words[at] == self.header
+            and words[at + 1] == vcpu
+            and words[at + 2] == sequence
+            and words[at + self.base] == self.held
+            and self.low <= rip <= self.high
+            and not rflags & SLOW_FLAGS
+            and words[at + CR0] == self.cr0
+            and environment == self.environment
+        )
+
+    def behind(self, rip: int) -> int:
+        """RIP when it is done."""
+        return rip + self.length & self.rip_mask
+
+    def message(self, vcpu: int, sequence: int, code: bytes, body: bytes) -> bytes:
+        """EXIT_RAW as `holds` found it: the rest of the copy is of anything, but may be so."""
+        return (
+            NUMBERED.pack(self.header, vcpu, sequence)
+            + body[NUMBERED.size : CODE.start]
+            + code
+            + body[CODE.stop :]
+        )
+
+    def told(
+        self, body: bytes, who: int, sequence: int, posted: int, value: int, rip: int, rflags: int
+    ) -> tuple[bytes, bytes]:
+        """Exit and reply: DONE; `who` is the vCPU, and the interrupt above."""
+        reply = self._reply(
+            DONE_HEAD, who, sequence, posted, 0, NO_DEADLINE, value, rip, rflags, self.changed
+        )
+        return body, reply
 
 
-def load_of(move: Move, body: bytes, way: Way, place: Place) -> Load | None:
+def load_of(move: Move, body: bytes, place: Place) -> Load | None:
     """What an exit that is plain will be when it comes again, if that can be told so easily."""
     whole = not (move.part or move.extended) and move.number >= 0
     if move.direction != READ or not whole or move.base < 0 or move.index >= 0 or move.relative:
         return None
-    behind = _REGISTERS - move.base
-    words = struct.Struct(f"<3Q{_GPR - 24 + 8 * move.base}xQ{8 * (behind - 1)}x3Q")
-    header, _, _, base, rip, _, _ = words.unpack_from(body)
-    low, high = _around(move, rip)
-    after = _DONE_TAIL - _DONE_GPR - 8 * (move.number + 1)
-    reply = struct.Struct(f"<4Q16s{8 * move.number}xQ{after}x3Q")
-    return Load(header, body[ENVIRONMENT], words.unpack_from, base, low, high, way, place, move, reply.pack)
+    return Load(move, body, place)
 
 
 def _around(move: Move, rip: int) -> tuple[int, int]:
-    """The part of the address space in which RIP is."""
+    """The part of the address space in which RIP is: first and last."""
     if not move.wide:
-        return 0, move.code_end
-    return (HIGH_HALF, 1 << 64) if rip >= HIGH_HALF else (0, LOW_HALF - PAGE)
+        return 0, move.code_end - 1
+    return (HIGH_HALF, (1 << 64) - 1) if rip >= HIGH_HALF else (0, LOW_HALF - PAGE - 1)

@@ -37,6 +37,9 @@ def head_of(form: Form) -> int:
     return form.struct.size | form.type << 32
 
 
+NUMBERED: Final = struct.Struct("<3Q")
+"""Of any exit: header, vCPU, sequence."""
+
 _RAW_HEAD: Final = head_of(RAW)
 _HEADS: Final = {
     _RAW_HEAD | flags << _HEAD_BITS: flags

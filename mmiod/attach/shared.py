@@ -17,13 +17,10 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from attrs import define, field
-
-from mmiod.attach.flat import Flat
-from mmiod.attach.vcpu_slot import Slot
+from mmiod.attach.vcpu_slot import Failed, Shared, Slot, Take
 from mmiod.barrier import barrier
 from mmiod.core.pump import Pump
 from mmiod.core.spin import Spin
@@ -38,40 +35,28 @@ _WORD: Final = 8
 UNSURE: Final = 16
 """Exits in a row after which their clients' sleep is looked at again."""
 
-Take = Callable[[Slot, bytes], None]
-"""Gets an EXIT_* or POSTED, copied; may raise ProtocolError."""
-Failed = Callable[[ProtocolError], None]
 
-
-@define(eq=False)
-class SharedMemory:
+class SharedMemory(Shared):
     """The slots of a session, as a source of the pump."""
 
-    mapping: mmap.mmap
-    kick: int
-    ledger: Ledger
-    pump: Pump
-    spin: Spin
-    take: Take
-    failed: Failed
-    slots: Sequence[Slot] = ()
-    flat: Flat | None = None
-    """Once the machine is on, and time is the host's."""
-    open: bool = True
-    unsure: list[Slot] = field(factory=list)
-    """Completed: their clients did not seem to sleep, as it looked without a barrier."""
-    ordered: bool = False
-    """vCPUs see what was published of each other's posted writes."""
-    words: memoryview = field(init=False)
-    flags: memoryview = field(init=False)
-    _bells: slice = field(init=False)
-    """The bytes that are the vCPUs' bells."""
-    _heard: bytes = b""
-
-    def __attrs_post_init__(self) -> None:
-        """Look at the memory as numbers of the machine's order and size, which are stored at once."""
-        view = memoryview(self.mapping)
-        self.words, self.flags = view.cast("Q"), view.cast("I")
+    def __init__(
+        self,
+        mapping: mmap.mmap,
+        kick: int,
+        ledger: Ledger,
+        pump: Pump,
+        spin: Spin,
+        take: Take,
+        failed: Failed,
+    ) -> None:
+        super().__init__(mapping, ledger, take, failed)
+        self.kick, self.pump, self.spin = kick, pump, spin
+        self.slots: Sequence[Slot] = ()
+        self.ordered = False
+        """vCPUs see what was published of each other's posted writes."""
+        self._bells = slice(0, 0)
+        """The bytes that are the vCPUs' bells."""
+        self._heard = b""
 
     def start(self, wakes: Sequence[socket.socket]) -> None:
         """Take what comes; what is there already is for `look`.
@@ -107,11 +92,19 @@ class SharedMemory:
                 slot.take_posted()
         self._look_at((self.slots[vcpu],))
 
-    def poll(self) -> bool:
-        """Look at the slots whose bells rang since the last time; whether one did.
+    def poll(self, looks: int) -> bool:
+        """Look so many times at the slots whose bells rang since the last one; whether one did.
 
         What any vCPU posted before another one's exit is taken before that.
         """
+        rang = False
+        while looks > 0 and self.open:
+            looks -= 1
+            if self._poll():
+                rang = True
+        return rang
+
+    def _poll(self) -> bool:
         bells = self.mapping[self._bells]
         heard = self._heard
         if bells == heard:

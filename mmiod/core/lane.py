@@ -5,73 +5,58 @@ the accesses that nearly all are: within one region of a device in this process,
 region takes as it is.  Before any effect it answers SLOW to everything else, and the general way
 does it; a property test holds both to the same results, journal, record and statistics included.
 
-What is called is taken from its object before: a method that is in a slot is slow to call (3.11).
+Budget, in ns on the machine of docs/performance.md, compiled (in brackets as Python): of a read of
+what is stored, which runs nothing, and of a write with a hook of four lines.
 
-Budget, in ns of CPython 3.11 on the machine of docs/performance.md: of a read of what is stored,
-which runs nothing, and of any other access.
+       stored      other
+    250 (500)  1640 (2050)  all of it
+           60          120  the clock: for the timers, the watchdog and the latency
+                       160  cause: for records, and for what the device does in turn
+                        60  journal: the input, with its value, and the end mark
+                       150  the mark that the watchdog looks at, and the number that outlives the process
+           40          150  the register: its value, or its hook (`mmiod.device.prepared`)
+           30          130  counters, and the latency's bucket
+                       320  what is published of the device, if none of its rows moves by itself
+           90           90  one record, of 16 fields
 
-    stored  other
-       100    100  the clock; whether the device serves, owes nothing, is the one that the place was made for
-                90  the cause of what happens now, for records and for what the device does in turn
-                90  journal: the input (a constant of the place), the end mark, the limit
-               120  the mark that the watchdog looks at, and the number that outlives the process
-        40     150  the register: its value, or a hook of its own (`mmiod.device.prepared`)
-        50     170  counters; the clock again, and the latency's bucket
-                50  what is published of the device, if none of its rows moves by itself
-       230     230  one record, of 16 fields
+The rest is fields of attrs classes: 15 ns each in C, where the interpreter has them in 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import define, field
-
-from mmiod.core.places import Place, place_of
+from mmiod.core.places import Hook, Place, place_of
 from mmiod.device import PENDING, Pending
-from mmiod.machine.clock import MachineClock
 from mmiod.machine.journal import DONE, LIMIT
-from mmiod.machine.machine import Cause, Machine, Record
-from mmiod.machine.mark import HookDeadlineExceeded, Mark
+from mmiod.machine.machine import Machine
+from mmiod.machine.mark import HookDeadlineExceeded
 from mmiod.machine.waist import Owed
 from mmiod.values import Direction, Space
 
 if TYPE_CHECKING:
     from mmiod.device.dispatch import Claimant
-    from mmiod.machine.host import InlineHost
-    from mmiod.machine.stop import Stop
+    from mmiod.machine.address_map import Stretch
 
 SLOW: Final = -1
 """Nothing was done: take the general way."""
 MAX_PLACES: Final = 4096
-_LAST_BUCKET: Final = 39
-
-Way = Callable[[Place, int, int, int, int], int | Pending]
-"""An access of a place: value, vCPU, sequence, PC; see `Lane.access`."""
 
 
-@define(eq=False)
 class Lane:
-    """One machine's."""
+    """One machine's.  A plain class: `mmiod.compiled` makes a C structure of it.
 
-    machine: Machine
-    places: dict[tuple[Space, Direction, int], dict[int, Place]] = field(factory=dict)
-    """By kind of access, then by address."""
-    learnt: Sequence[dict[bytes, Any]] = ()
-    """What else was made of places; it is forgotten with them."""
-    _count: int = 0
-    _clock: MachineClock = field(init=False)
-    _monotonic: Callable[[], int] = field(init=False)
-    _cause: Cause = field(init=False)
-    _mark: Mark = field(init=False)
-    _record: Callable[[Record], None] = field(init=False)
-    _settled: list[tuple[InlineHost | Stop, int | None]] = field(init=False)
-    _name: str = field(init=False)
+    What an access would have to look up at the machine each time is kept: it is the machine's all its life.
+    """
 
-    def __attrs_post_init__(self) -> None:
-        """What an access would have to look up at the machine each time; it keeps them all its life."""
-        machine = self.machine
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.places: dict[tuple[Space, Direction, int], dict[int, Place]] = {}
+        """By kind of access, then by address."""
+        self.learnt: Sequence[dict[bytes, Any]] = ()
+        """What else was made of places; it is forgotten with them."""
+        self._count = 0
         self._clock, self._monotonic = machine.clock, machine.clock.monotonic
         self._cause, self._mark, self._settled = machine.cause, machine.mark, machine.settled
         self._record, self._name = machine.recorder, machine.name
@@ -80,9 +65,24 @@ class Lane:
         """The map has changed."""
         for known in self.places.values():
             known.clear()
+        self._unlearn()
+        self._count = 0
+
+    def forget_at(self, moved: Iterable[Stretch]) -> None:
+        """Others may answer there now."""
+        before = self._count
+        for at in moved:
+            for (space, _, size), known in self.places.items():
+                if space == at.space:
+                    for address in [each for each in known if at.start - size < each < at.end]:
+                        del known[address]
+                        self._count -= 1
+        if self._count < before:
+            self._unlearn()
+
+    def _unlearn(self) -> None:
         for more in self.learnt:
             more.clear()
-        self._count = 0
 
     def kind(self, space: Space, direction: Direction, size: int) -> dict[int, Place]:
         """The places of one kind of access, to be kept and looked into."""
@@ -117,63 +117,53 @@ class Lane:
             mark.serial += 1
             mark.since_ns = 0
 
-    def way(self, place: Place) -> Way:
-        """The shortest way there."""
-        return self.read_stored if place.stored else self.access
+    def read(self, place: Place, vcpu: int, sequence: int, pc: int) -> int | Pending:
+        """A read by the shortest way: the value, PENDING, or SLOW."""
+        if place.stored:
+            return self.read_stored(place, vcpu, sequence, pc)
+        return self.access(place, 0, vcpu, sequence, pc)
 
-    def read_stored(self, place: Place, value: int, vcpu: int, sequence: int, pc: int) -> int:
+    def _serves(self, place: Place, now: int) -> bool:
+        """Whether the device answers at once, is the one that the place was made for, and no timer is due."""
+        host = place.host
+        return (
+            host.owes is None
+            and host.failure is None
+            and host.device is place.device
+            and now < self._clock.quiet_until
+            and not self._settled
+        )
+
+    def read_stored(self, place: Place, vcpu: int, sequence: int, pc: int) -> int:
         """A read of what is stored: the value, or SLOW.
 
         No hook runs, so that there is no mark, no journal, no time, and nothing new to publish.
         """
-        host, device = place.host, place.device
-        monotonic, record = self._monotonic, self._record
-        now = monotonic()
-        if (
-            host.owes is not None
-            or host.failure is not None
-            or host.device is not device
-            or now >= self._clock.quiet_until
-            or self._settled
-        ):
+        now = self._monotonic()
+        if not self._serves(place, now):
             return SLOW
-        value = int(device.values[place.stored_as]) & place.stored  # perhaps an IntFlag
-        statistics = place.statistics
-        statistics.reads += 1
-        statistics.latency[0] += 1
-        record(
+        value = int(place.device.values[place.stored_as]) & place.stored  # perhaps an IntFlag
+        place.statistics.reads += 1
+        place.statistics.latency[0] += 1
+        self._record(
             (
                 now - self._clock.origin_ns, self._name, vcpu, sequence, place.space_number, 0,
-                place.address, place.size, value, place.name, host.generation, place.stored_as, "ok",
+                place.address, place.size, value, place.name, place.host.generation, place.stored_as, "ok",
                 0, pc, 1,
             )
         )  # fmt: skip
         return value
 
-    def access(  # noqa: C901, PLR0912, PLR0915  # flat: a call would cost as much as ten of its lines
-        self, place: Place, value: int, vcpu: int, sequence: int, pc: int
-    ) -> int | Pending:
+    def access(self, place: Place, value: int, vcpu: int, sequence: int, pc: int) -> int | Pending:
         """One access: the value of a read, 0 for a write, PENDING, or SLOW."""
         if place.stored:
-            return self.read_stored(place, 0, vcpu, sequence, pc)
-        host = place.host
-        monotonic, record = self._monotonic, self._record
+            return self.read_stored(place, vcpu, sequence, pc)
         # One look at the clock is for the timers, the watchdog and the latency.
-        started = monotonic()
-        if (
-            host.owes is not None
-            or host.failure is not None
-            or host.device is not place.device
-            or started >= self._clock.quiet_until
-            or self._settled
-        ):
+        started = self._monotonic()
+        noted = len(place.journal.entries)
+        if not self._serves(place, started) or noted + place.journal.weight > LIMIT:  # it may be cut
             return SLOW
-        statistics, journal = place.statistics, place.journal
-        entries = journal.entries
-        noted = len(entries)
-        if noted + journal.weight > LIMIT:  # it may be cut
-            return SLOW
-        cause, mark = self._cause, self._mark
+        cause = self._cause
         cause.vcpu, cause.sequence, cause.pc = vcpu, sequence, pc
         cause.space, cause.address = place.space, place.address
         register, hook = place.register, place.hook
@@ -181,79 +171,94 @@ class Lane:
             try:
                 bank = self._bank(place)
             except (Exception, HookDeadlineExceeded):  # noqa: BLE001  # the general way meets it again
-                mark.since_ns = 0
+                self._mark.since_ns = 0
                 return SLOW
             register = ""
             if bank is not None:
                 register, hook = bank.name, place.banks.get(bank, hook)
-        # --- the input: `Serving.feed` and `guarded` ---
+        self._note(place, value, noted)
+        answer = self._run(place, hook, value, started)
+        self._end(place)
+        answer = self._answer(place, value, register, answer, started)
+        cause.vcpu, cause.sequence, cause.pc = -1, 0, -1
+        return answer
+
+    def _note(self, place: Place, value: int, noted: int) -> None:
+        """The input begins: `Serving.feed`."""
+        journal = place.journal
         journal.last, journal.depth = noted, 1
-        running = mark.running
-        running[0] = host.number
-        reading = place.reading
-        if reading:
-            statistics.reads += 1
-            entries.append(place.entry)
+        self._mark.running[0] = place.host.number
+        if place.reading:
+            place.statistics.reads += 1
+            journal.entries.append(place.entry)
         else:
-            statistics.writes += 1
+            place.statistics.writes += 1
             kind, arguments = place.entry
-            entries.append((kind, (*arguments, value)))
+            journal.entries.append((kind, (*arguments, value)))
+
+    def _run(self, place: Place, hook: Hook, value: int, started: int) -> object:
+        """The hook, under the eyes of the watchdog: `guarded`."""
+        mark = self._mark
         mark.name, mark.since_ns = place.name, started
         mark.serial += 1
         try:
             try:
-                answer = hook() if reading else hook(value)
+                answer: object = hook() if place.reading else hook(value)
                 if place.settle is not None:
                     place.settle()
+                if mark.struck:
+                    mark.flinch()
             finally:
                 mark.serial += 1
                 mark.since_ns = 0
         except (Exception, HookDeadlineExceeded) as error:  # noqa: BLE001  # a plugin may raise anything
             mark.serial += 1
             mark.since_ns = 0
-            host.quarantine(error)
-            answer = place.ones if reading else None
-        host = place.host  # for mypy: the hook may have changed it
-        journal.depth = running[0] = 0
-        entries.append(DONE)
-        page = self.machine.page
-        if host.failure is not None:
+            place.host.quarantine(error)
+            return place.ones if place.reading else None
+        return answer
+
+    def _end(self, place: Place) -> None:
+        """The input is over."""
+        journal, page = place.journal, self.machine.page
+        journal.depth = self._mark.running[0] = 0
+        journal.entries.append(DONE)
+        if place.host.failure is not None:
             journal.refuse()
         elif page is not None:
             page.look(place.name)
-        # --- the answer: `InlineHost._one` and `access` ---
-        ended = monotonic()
+
+    def _answer(self, place: Place, value: int, register: str, answer: object, started: int) -> int | Pending:
+        """What the device said: `InlineHost._one` and `access`."""
+        host, cause, ended = place.host, self._cause, self._monotonic()
         ns = ended - started
-        bucket = ns.bit_length()
-        statistics.latency[bucket if bucket < _LAST_BUCKET else _LAST_BUCKET] += 1  # noqa: FURB136  # half of min()
-        if reading:
-            if type(answer) is int and 0 <= answer <= place.ones:
-                value = answer
-            else:
-                answer = value = self._odd(place, answer)
-        elif answer is not None:
-            answer = self._odd(place, answer)
+        place.statistics.took(ns)
+        if not place.reading:
+            if answer is not None:
+                answer = self._odd(place, answer)
+        elif type(answer) is int and 0 <= answer <= place.ones:
+            value = answer
+        else:
+            answer = value = self._odd(place, answer)
         if answer is PENDING:
-            host.owes = Owed(place.direction, place.size, 0 if reading else value, register, started)
-            if page is not None:
-                page.withdraw(place.name)  # posted writes wait behind it
-            cause.vcpu, cause.sequence, cause.pc = -1, 0, -1
-            return answer
+            host.owes = Owed(place.direction, place.size, 0 if place.reading else value, register, started)
+            if self.machine.page is not None:
+                self.machine.page.withdraw(place.name)  # posted writes wait behind it
+            return PENDING
         status = "ok"
         if host.failure is not None:
             status = "quarantined"
-            if reading:
+            if place.reading:
                 value = place.ones
         # The numbers of space and direction, no members: a tuple of plain values is none of the collector's.
-        record(
+        self._record(
             (
-                ended - self._clock.origin_ns, self._name, vcpu, sequence, place.space_number,
+                ended - self._clock.origin_ns, self._name, cause.vcpu, cause.sequence, place.space_number,
                 place.direction_number, place.address, place.size, value, place.name, host.generation,
-                register, status, ns, pc, 1,
+                register, status, ns, cause.pc, 1,
             )
         )  # fmt: skip
-        cause.vcpu, cause.sequence, cause.pc = -1, 0, -1
-        return value if reading else 0
+        return value if place.reading else 0
 
     def _odd(self, place: Place, answer: object) -> Any:  # noqa: ANN401  # an int, or PENDING
         """No plain answer: PENDING, a bool or the like, or a mistake."""

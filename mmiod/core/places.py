@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from attrs import define, field
-
 from mmiod.device import Device, Register
 from mmiod.device.dispatch import RegisterAnswerer
 from mmiod.device.prepared import reading, stored, writing
@@ -18,7 +16,8 @@ from mmiod.machine.host import InlineHost
 from mmiod.machine.inputs import Input
 from mmiod.machine.journal import Journal
 from mmiod.machine.sizes import split
-from mmiod.machine.waist import Host, Statistics
+from mmiod.machine.statistics import Statistics
+from mmiod.machine.waist import Host
 from mmiod.values import READ, Direction, Space, ones
 
 if TYPE_CHECKING:
@@ -27,49 +26,55 @@ if TYPE_CHECKING:
 Hook = Callable[..., Any]
 
 
-@define(eq=False)
 class Place:
-    """A register, or what else is there, as one kind of access meets it."""
+    """A register, or what else is there, as one kind of access meets it.
 
-    host: InlineHost
-    device: Device
-    """The host's when this was made: a restarted one is another."""
-    region: str
-    offset: int
-    size: int
-    direction: Direction
-    space: Space
-    address: int
-    register: str | None
-    """Its name for the record; None if that depends on the device's state."""
-    banks: Mapping[Claimant, Hook]
-    """If it does: what a bank's register does as a whole."""
-    entry: Input
-    """Of the journal; a write's lacks the value."""
-    hook: Hook
-    """Reads: without arguments; writes: of the value."""
-    ones: int
-    stored: int
-    """Of a read that gives what is stored and runs nothing: the mask of its register; else 0."""
-    stored_as: str
-    """The name of that register."""
-    journal: Journal = field(init=False)
-    statistics: Statistics = field(init=False)
-    name: str = field(init=False)
-    """The device's."""
-    reading: bool = field(init=False)
-    settle: Callable[[], None] | None = field(init=False)
-    """`on_settle`, if it does something."""
-    space_number: int = field(init=False)
-    direction_number: int = field(init=False)
+    A plain class: `mmiod.compiled` makes a C structure of it.
 
-    def __attrs_post_init__(self) -> None:
-        """Make of members what every access needs of them."""
-        self.journal, self.statistics, self.name = self.host.journal, self.host.statistics, self.host.name
-        self.reading = self.direction == READ
-        settles = type(self.device).on_settle is not Device.on_settle
-        self.settle = self.device.on_settle if settles else None
-        self.space_number, self.direction_number = int(self.space), int(self.direction)
+    Args:
+        host: whose access it is.
+        region, offset, size, direction: of the access.
+        seen: space and address, for the record.
+        register: its name for the record; None if that depends on the device's state.
+        banks: if it does, what a bank's register does as a whole.
+        hook: reads: without arguments; writes: of the value.
+        stored: of a read that gives what is stored and runs nothing: the mask of its register; else 0.
+        stored_as: the name of that register.
+    """
+
+    def __init__(
+        self,
+        host: InlineHost,
+        region: str,
+        offset: int,
+        size: int,
+        direction: Direction,
+        seen: tuple[Space, int],
+        *,
+        register: str | None,
+        banks: Mapping[Claimant, Hook],
+        hook: Hook,
+        stored: int,
+        stored_as: str,
+    ) -> None:
+        self.host = host
+        self.device: Device = host.device
+        """The host's when this was made: a restarted one is another."""
+        self.region, self.offset, self.size, self.direction = region, offset, size, direction
+        self.space, self.address = seen
+        self.register, self.banks, self.hook = register, banks, hook
+        self.stored, self.stored_as = stored, stored_as
+        self.reading = direction == READ
+        self.entry: Input = ("read" if self.reading else "write", (region, offset, size))
+        """Of the journal; a write's lacks the value."""
+        self.ones = ones(size)
+        self.journal: Journal = host.journal
+        self.statistics: Statistics = host.statistics
+        self.name: str = host.name
+        settles = type(host.device).on_settle is not Device.on_settle
+        self.settle: Callable[[], None] | None = host.device.on_settle if settles else None
+        """`on_settle`, if it does something."""
+        self.space_number, self.direction_number = int(self.space), int(direction)
 
 
 def place_of(
@@ -102,23 +107,10 @@ def place_of(
             hook = banks.get(found, hook)
             if direction == READ and found in banks and _only_stored(found, device):
                 stored_as, mask = found.name, found.rules.readable
-    entry = ("read" if direction == READ else "write", (name, offset, size))
     return Place(
-        host,
-        device,
-        name,
-        offset,
-        size,
-        direction,
-        *seen,
-        register,
-        banks,
-        entry,
-        hook,
-        ones(size),
-        mask,
-        stored_as,
-    )
+        host, name, offset, size, direction, seen,
+        register=register, banks=banks, hook=hook, stored=mask, stored_as=stored_as,
+    )  # fmt: skip
 
 
 def _only_stored(found: Claimant, device: Device) -> TypeGuard[Register]:

@@ -132,4 +132,5 @@ class Watchdog:
             self.lifeline.abort()
         # From the comparison to the call there is no bytecode at which the GIL changes hands.
         if mark.serial == serial:
+            mark.struck = True
             _RAISE(self.thread, HookDeadlineExceeded)

@@ -41,6 +41,8 @@ class Mark:
     name: str = ""
     since_ns: int = 0
     serial: int = 0
+    struck: bool = False
+    """The watchdog has interrupted a hook, which may have ended before it came to know."""
     running: MutableSequence[int] | memoryview = field(factory=lambda: [0])
     """One place, which outlives the process: the number of the device that has an input, 0 if none."""
 
@@ -59,6 +61,13 @@ class Mark:
             since_ns += perf_counter_ns() - entered_ns
         self.serial += 1
         self.name, self.since_ns = name, since_ns
+
+    def flinch(self) -> None:
+        """Raise what the watchdog has raised and nobody has met: the interpreter does, as it begins this.
+
+        A lane that is compiled would never: C code does not look.
+        """
+        self.struck = False
 
     def watched(self, name: str, action: Callable[[], T]) -> T:
         """Run one of several hooks in a row: it has a deadline of its own."""

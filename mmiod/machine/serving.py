@@ -19,8 +19,9 @@ from mmiod.machine.journal import DONE, LIMIT, PATIENT_LIMIT, Entry, Journal
 from mmiod.machine.mark import HookDeadlineExceeded, reason_of
 from mmiod.machine.replay import Replay
 from mmiod.machine.snapshot import fit, give, take
+from mmiod.machine.statistics import Statistics
 from mmiod.machine.storage import Backings
-from mmiod.machine.waist import Origin, Owed, Statistics, Status
+from mmiod.machine.waist import Origin, Owed, Status
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Final, Literal, Protocol
 
-from attrs import define, field
+from attrs import define
 
 from mmiod.device import Pending
 from mmiod.machine.mark import Mark
@@ -22,23 +22,6 @@ class Busy(enum.Enum):
 
 BUSY: Final = Busy.BUSY
 """The device owes another answer first: nothing was done, ask again."""
-
-
-@define(eq=False)
-class Statistics:
-    """Counters of one device; latencies in buckets of powers of two of ns."""
-
-    reads: int = 0
-    writes: int = 0
-    refused: int = 0
-    """Accesses of a size or alignment that the region does not answer."""
-    faults: int = 0
-    """Hooks that failed."""
-    latency: list[int] = field(factory=lambda: [0] * 40)
-
-    def took(self, ns: int) -> None:
-        """Count a hook's duration."""
-        self.latency[min(ns.bit_length(), 39)] += 1
 
 
 @define

@@ -13,29 +13,23 @@ from __future__ import annotations
 
 from typing import Final
 
-from attrs import define, field
-
 from mmiod.trace.record import Record
 
 _NOTHING: Final[Record] = (0, "", 0, 0, 0, 0, 0, 0, 0, "", 0, "", "", 0, 0, 0)
 """Where nothing has been kept yet; no serial leads there."""
 
 
-@define(eq=False)
 class Recorder:
-    """A ring of `capacity` records, at least 1."""
+    """A ring of `capacity` records, at least 1.  A plain class, for `mmiod.compiled`."""
 
-    capacity: int = 1 << 16
-    serial: int = field(default=0, init=False)
-    """Serial of the next record; the number of records ever added."""
-    _ring: list[Record] = field(init=False, repr=False)
-    """All of it from the beginning: that is 8 bytes a record."""
-
-    def __attrs_post_init__(self) -> None:
-        """Check what the configuration said."""
-        if self.capacity < 1:
-            raise ValueError(f"a recorder of {self.capacity} records")
-        self._ring = [_NOTHING] * self.capacity
+    def __init__(self, capacity: int = 1 << 16) -> None:
+        if capacity < 1:
+            raise ValueError(f"a recorder of {capacity} records")
+        self.capacity = capacity
+        self.serial = 0
+        """Serial of the next record; the number of records ever added."""
+        self._ring: list[Record] = [_NOTHING] * capacity
+        """All of it from the beginning: that is 8 bytes a record."""
 
     def add(self, record: Record) -> None:
         """Keep a record, in place of the oldest one when the ring is full."""

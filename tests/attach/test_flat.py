@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 from attrs import define, evolve, field
@@ -13,11 +15,13 @@ from hypothesis import given, settings, strategies as st
 
 from mmiod.attach.flat import Flat
 from mmiod.attach.flights import Flights
+from mmiod.attach.vcpu_slot import Shared, Slot
 from mmiod.core.lane import Lane
 from mmiod.core.moves import HIGH_HALF, LOW_HALF
 from mmiod.core.pump import Pump
 from mmiod.core.run import Platform
 from mmiod.device import PENDING, Device, IrqInput, IrqOutput, Pending, Region, Register
+from mmiod.errors import ProtocolError
 from mmiod.machine.assembly import assemble
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.description import DeviceDescription, MachineDescription, Placement
@@ -32,7 +36,10 @@ from mmiod.protocol.exit import (
     PostedWrite,
     Session,
     encode_exit,
+    shared,
 )
+from mmiod.protocol.exit.book import Book
+from mmiod.protocol.exit.codec import BY_NAME
 from mmiod.protocol.exit.shared import posted_message
 from mmiod.values import CS, READ, WRITE, DecodedExit, Direction, RawExit, Segment, Space, VcpuState
 from tests.attach.journals import changing
@@ -123,10 +130,14 @@ class Side:
     flights: Flights = field(init=False)
     flat: Flat = field(init=False)
     session: Session = field(init=False)
+    mapping: mmap.mmap = field(init=False)
+    slot: Slot = field(init=False)
+    """Of vCPU 0; vCPU 1 sends datagrams."""
     records: list[Record] = field(factory=list)
     events: list[tuple[str, object]] = field(factory=list)
     replies: list[bytes] = field(factory=list)
     taken: int = 0
+    """Exits and posted writes that the flat lane did."""
 
     def __attrs_post_init__(self) -> None:
         clock = MachineClock(lambda: 5, lambda: 0.0)
@@ -140,6 +151,10 @@ class Side:
             self.machine, Pump(threading.Event()), self.ledger, Platform(), 16, virtual=False
         )
         self.flat = Flat(Lane(self.machine), self.flights, self.ledger, self.flights.drain)
+        self.mapping = mmap.mmap(-1, shared.PAGE * (1 + VCPUS))
+        owner = Shared(self.mapping, self.ledger, lambda _slot, body: self.generally(0, body), self.failed)
+        owner.flat = self.flat
+        self.slot = Slot(owner, 0, None)  # type: ignore[arg-type]  # its client never sleeps
         self.session = Session(Offer(0, 1, 0, VCPUS, 1, 16))
         self.session.receive(Client("vm", VCPUS).hello())
         self.session.welcome(bytes(16))
@@ -148,6 +163,10 @@ class Side:
         """Nothing runs the pump."""
         self.flights.pump._epoll.close()
         os.close(self.flights.pump._wake)
+
+    def failed(self, error: ProtocolError) -> None:
+        """Nothing wrong is in the slot."""
+        raise error
 
     def notify(self, event: str, **fields: object) -> None:
         """Keep an event."""
@@ -158,38 +177,74 @@ class Side:
         self.replies.append(data)
 
     def exit(self, vcpu: int, body: bytes) -> None:
-        """Execute an exit; vCPU 1 has no slot, but sends datagrams."""
-        if self.flatly and vcpu and self.flat.message(body, self):
+        """Execute an exit."""
+        if not self.flatly:
+            self.generally(vcpu, body)
+        elif vcpu:
+            if self.flat.message(body, self):
+                self.taken += 1
+            else:
+                self.generally(vcpu, body)
+        else:
             self.taken += 1
+            self.put(body)
+        self.fetch()
+
+    def put(self, body: bytes) -> None:
+        """Execute it out of the slot."""
+        page = self.slot.page
+        self.mapping[page + shared.EXIT : page + shared.EXIT + len(body)] = body
+        self.state(shared.READY)
+        self.slot.look()
+
+    def state(self, *stored: int) -> int:
+        """The slot's state; or store it."""
+        at = self.slot.page + shared.STATE
+        if stored:
+            self.mapping[at : at + 4] = stored[0].to_bytes(4, "little")
+        return int.from_bytes(self.mapping[at : at + 4], "little")
+
+    def fetch(self) -> None:
+        """What the slot was completed with."""
+        if self.state() != shared.COMPLETE:
             return
-        flat = self.flat.decoded if len(body) == 64 else self.flat.raw
-        reply = flat(vcpu, body, self) if self.flatly and not vcpu else None
-        if reply is not None:
-            self.taken += 1
-            if reply:
-                self.send(reply)
-                self.flat.settle()
-            return
+        at, kept = self.slot.page + shared.COMPLETION, self.ledger.book(0).reply
+        assert kept == self.mapping[at : at + len(kept)]
+        self.state(0)
+        self.send(kept)
+
+    def generally(self, vcpu: int, body: bytes) -> None:
+        """Execute it in the way that is for everything."""
+        self.taken -= self.flatly and not vcpu
         arrived = self.session.receive(body)
+        if isinstance(arrived, PostedWrite):
+            if self.ledger.admit_posted(vcpu, arrived.sequence):
+                self.flights.posted(arrived)
+                self.flights.drain()
+            return
         assert isinstance(arrived, Arrived)
         admitted = self.ledger.admit(vcpu, arrived.exit.sequence, body)
+        reply_to = self.slot if self.flatly and not vcpu else self
         if admitted is NEW:
-            self.flights.exit(arrived.exit, 0, self)  # type: ignore[arg-type]  # no source's
+            self.flights.exit(arrived.exit, 0, reply_to)  # type: ignore[arg-type]  # no source's
             self.flights.drain()
         else:
             assert not isinstance(admitted, Admission)
-            self.send(admitted)
+            reply_to.send(admitted)
 
     def post(self, vcpu: int, sequence: int, entry: bytes) -> None:
         """Apply a posted write."""
-        if self.flatly and self.flat.posted(vcpu, sequence, entry):
+        if self.flatly and not vcpu:
             self.taken += 1
-            return
-        write = self.session.receive(posted_message(vcpu, sequence, entry))
-        assert isinstance(write, PostedWrite)
-        if self.ledger.admit_posted(vcpu, sequence):
-            self.flights.posted(write)
-            self.flights.drain()
+            at = self.slot.page + shared.RING + sequence % shared.ENTRIES * shared.ENTRY
+            self.mapping[at : at + shared.ENTRY] = entry
+            self.mapping[self.slot.page + shared.POSTED] = sequence
+            self.slot.take_posted()
+        elif self.flatly and self.flat.posted(vcpu, sequence, entry):
+            self.taken += 1
+        else:
+            self.generally(vcpu, posted_message(vcpu, sequence, entry))
+        self.fetch()
 
     def release(self) -> None:
         """The slow devices answer."""
@@ -198,6 +253,7 @@ class Side:
                 host.deliver("release", level=True)
                 host.deliver("release", level=False)
         self.flights.drain()
+        self.fetch()
 
     def forget(self) -> None:
         """What has been compared."""
@@ -208,7 +264,7 @@ class Side:
         """All that has come of it; times apart."""
         hosts = self.machine.hosts
         return {
-            "replies": self.replies,
+            "replies": [sorted(self.replies, key=lambda reply: reply[8])],  # of vCPUs that waited together
             "records": [record[1:LATENCY] + record[LATENCY + 1 :] for record in self.records],
             "events": self.events,
             "journals": {name: changing(host) for name, host in hosts.items()},
@@ -217,10 +273,14 @@ class Side:
             "owed": {name: host.owes and host.owes.register for name, host in hosts.items()},
             "counts": {name: _counts(host) for name, host in hosts.items()},
             "totals": (self.flights.totals.fold().exits, self.flights.totals.completions),
-            "books": [self.ledger.book(vcpu) for vcpu in range(VCPUS)],
+            "books": [_kept(self.ledger.book(vcpu)) for vcpu in range(VCPUS)],
             "mark": (self.machine.mark.since_ns, list(self.machine.mark.running)),
             "cause": (self.machine.cause.vcpu, self.machine.cause.sequence, self.machine.cause.pc),
         }
+
+
+def _kept(book: Book) -> tuple[object, ...]:
+    return book.sequence, book.body, book.reply, book.in_flight, book.posted
 
 
 def _counts(host: object) -> tuple[int, ...]:
@@ -257,11 +317,16 @@ class Decoded:
 
     def play(self, side: Side) -> None:
         """Execute it."""
+        side.exit(self.vcpu, self.body(side))
+
+    def body(self, side: Side) -> bytes:
+        """The vCPU's next message."""
         sequence = side.ledger.book(self.vcpu).sequence + 1
         data = (self.value % (1 << 8 * self.size)).to_bytes(self.size, "little") if self.direction else b""
         address = self.address % (1 << 16) if self.space is Space.PIO else self.address
-        exit_ = DecodedExit(self.vcpu, sequence, self.space, self.direction, address, self.size, data=data)
-        side.exit(self.vcpu, encode_exit(exit_))
+        return encode_exit(
+            DecodedExit(self.vcpu, sequence, self.space, self.direction, address, self.size, data=data)
+        )
 
 
 @define
@@ -281,6 +346,10 @@ class Raw:
 
     def play(self, side: Side) -> None:
         """Execute it."""
+        side.exit(self.vcpu, self.body(side))
+
+    def body(self, side: Side) -> bytes:
+        """The vCPU's next message."""
         sequence = side.ledger.book(self.vcpu).sequence + 1
         segments = [Segment(0, 0xFFFF_FFFF, 16, 0xC093) for _ in range(6)]
         segments[CS] = Segment(0, 0xFFFF_FFFF, 8, 0xA09B if self.bits == 64 else 0xC09B)
@@ -290,10 +359,8 @@ class Raw:
         )  # fmt: skip
         state.gpr[0], state.gpr[3] = self.rax, self.base
         gva = self.base if "v" in self.named else None
-        exit_ = RawExit(
-            self.vcpu, sequence, state, self.code, gpa=self.gpa if "p" in self.named else None, gva=gva
-        )
-        side.exit(self.vcpu, encode_exit(exit_))
+        gpa = self.gpa if "p" in self.named else None
+        return encode_exit(RawExit(self.vcpu, sequence, state, self.code, gpa=gpa, gva=gva))
 
 
 @define
@@ -400,7 +467,7 @@ def test_load_that_comes_again_is_the_lanes() -> None:
     try:
         for _ in range(3):
             Raw(0, bytes.fromhex("8b4300"), 0, 32, 0, "p", gpa=MMIO).play(flat)
-        assert (3, 1) == (flat.taken, len(flat.flat._loads))
+        assert (3, 1) == (flat.taken, len(flat.flat.loads))
     finally:
         flat.close()
 
@@ -499,6 +566,83 @@ def test_lane_leaves_alone_what_must_be_refused_or_wait() -> None:
         assert not flat.flat.posted(1, 1, MMIO.to_bytes(8, "little") + bytes(10) + b"\4" + bytes(13))
         assert flat.taken == 2
         assert flat.flat.decoded(0, bytes(body), flat)
+    finally:
+        flat.close()
+
+
+READS: list[Decoded | Raw] = [
+    Decoded(0, Space.MMIO, READ, MMIO, 4, 0),
+    Raw(0, bytes.fromhex("8b4300"), 0, 32, 0, "p", gpa=MMIO),
+]
+
+
+@pytest.mark.parametrize("read", READS, ids=["decoded", "raw"])
+@pytest.mark.parametrize("at", [4, 7, 8, 12, 16, 17], ids=lambda at: f"byte {at}")
+def test_read_that_comes_again_is_checked_as_any(read: Decoded | Raw, at: int) -> None:
+    """Type, flags, vCPU and number of what a slot knows are looked at all the same."""
+    _, flat = _sides()
+    try:
+        for _ in range(3):
+            read.play(flat)
+        body = bytearray(read.body(flat))
+        body[at] ^= 0x40
+        with pytest.raises(ProtocolError):
+            flat.put(bytes(body))
+        assert (3, 3) == (flat.ledger.book(0).sequence, len(flat.records))
+    finally:
+        flat.close()
+
+
+class Changing(mmap.mmap):
+    """A memory whose client does something as soon as the whole of an EXIT_RAW is copied."""
+
+    act: Callable[[], None] | None = None
+
+    def __getitem__(self, what: int | slice) -> Any:  # type: ignore[override]  # noqa: ANN401  # as its base
+        if isinstance(what, slice) and what.stop - what.start == BY_NAME["EXIT_RAW"].struct.size and self.act:
+            self.act()
+        return super().__getitem__(what)
+
+
+@pytest.mark.parametrize("at", [4, 8, 16, 23, 49, 56, 57], ids=lambda at: f"byte {at}")
+def test_load_that_is_owed_is_the_one_that_was_looked_at(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Type, vCPU, number, intent, CPL: what a client changes behind the look at it is never believed."""
+    monkeypatch.setattr(mmap, "mmap", Changing)
+    _, flat = _sides()
+    slow = Raw(0, bytes.fromhex("8b4318"), 0, 32, 0, "p", gpa=MMIO + 24)
+    try:
+        for _ in range(2):
+            slow.play(flat)
+            flat.release()
+        body, memory = slow.body(flat), flat.mapping
+        assert isinstance(memory, Changing)
+        begin = flat.slot.page + shared.EXIT
+
+        def change() -> None:
+            memory.act = None
+            memory[begin + at] = body[at] ^ 0x40
+
+        memory.act = change
+        flat.put(body)
+        assert body[at] ^ 0x40 == flat.mapping[begin + at]
+        assert (3, body) == (flat.ledger.book(0).sequence, flat.ledger.book(0).body)
+        flat.release()
+        assert 3 == len(flat.replies)
+    finally:
+        flat.close()
+
+
+@pytest.mark.parametrize("read", READS, ids=["decoded", "raw"])
+def test_read_that_comes_again_waits_for_the_exit_under_way(read: Decoded | Raw) -> None:
+    """A vCPU has one exit at a time."""
+    _, flat = _sides()
+    try:
+        for _ in range(3):
+            read.play(flat)
+        Decoded(0, Space.PIO, READ, 0x108, 4, 0).play(flat)
+        with pytest.raises(ProtocolError, match="in flight"):
+            flat.put(read.body(flat))
+        assert 4 == flat.ledger.book(0).sequence
     finally:
         flat.close()
 

@@ -166,6 +166,20 @@ async def test_pause_lets_slots_wait(rig: Rig) -> None:
             assert (await slots.completion(0)).completion == Values((2).to_bytes(4, "little"))
 
 
+async def test_a_pause_comes_behind_what_was_posted_before_it(rig: Rig) -> None:
+    """The daemon had not looked: what it saves then has the write."""
+    async with serving(rig):
+        guest, slots = await shared_with(rig)
+        with slots:
+            await slots.inp(COUNT)
+            await trio.testing.wait_all_tasks_blocked()
+            slots.memory[shared.DAEMON_SLEEPS] = 0  # no kick
+            slots.post(0, add(7))
+            await guest.send(pack("PAUSE", serial=5))
+            await guest.expect(Ack)
+            assert slots.load(0, shared.APPLIED, 8) == slots.load(0, shared.POSTED, 8) == 1
+
+
 async def test_reset_ends_an_exit_in_its_slot(rig: Rig) -> None:
     """It is completed with RETRY before the ACK."""
     async with serving(rig):

@@ -9,12 +9,13 @@ from time import perf_counter_ns
 
 import pytest
 
+from mmiod.core.lane import Lane
 from mmiod.core.watchdog import Watchdog, cpu_clock
-from mmiod.device import Device
+from mmiod.device import Device, Register
 from mmiod.machine.description import DeviceDescription, Placement
 from mmiod.machine.host import InlineHost
 from mmiod.machine.mark import HookDeadlineExceeded, Mark
-from mmiod.values import READ, Space
+from mmiod.values import READ, WRITE, Space
 from tests.machine.machines import Rig
 
 
@@ -326,3 +327,44 @@ def test_watchdog_sleeps_while_the_core_is_parked() -> None:
     watchdog.stop()
     thread.join(20)
     assert not thread.is_alive()
+
+
+class Sleeper(Device):
+    """Its register's write waits in C code, and is over without a point at which Python looks."""
+
+    length = 1
+    lock: threading.Lock
+    doze = Register(0)
+
+    @doze.on_write
+    def _doze(self, _value: int) -> None:
+        (_,) = map(self.lock.acquire, (True,))
+
+
+def test_hook_that_ended_before_it_was_told_is_blamed_by_the_lane(watch: Callable[..., Watchdog]) -> None:
+    """The lane may be C, which no interruption interrupts: it asks."""
+    made = Rig({"dev": (Sleeper, DeviceDescription("dev", at={"main": Placement(Space.MMIO, 0)}))})
+    made.machine.power_on(virtual=False)
+    made.now = perf_counter_ns()
+    made.machine.clock.go()
+    host, mark = made.machine.hosts["dev"], made.machine.mark
+    Sleeper.lock = threading.Lock()
+    Sleeper.lock.acquire()
+    lane = Lane(made.machine)
+    place = lane.learn(Space.MMIO, WRITE, 1, 0)
+    assert place is not None
+
+    def wake() -> None:
+        spin(lambda: mark.struck)
+        Sleeper.lock.release()
+
+    waker = threading.Thread(target=wake)
+    waker.start()
+    watch(made, deadline_ns=5_000_000)
+
+    answer = lane.access(place, 1, 0, 1, -1)
+
+    waker.join()
+    spin(lambda: True)  # nothing is raised later
+    assert 0 == answer
+    assert "HookDeadlineExceeded" in str(host.failure)

@@ -17,6 +17,7 @@ from typing import Final
 from attrs import define, field
 
 from mmiod.errors import ProtocolError
+from mmiod.protocol.exit.book import Book
 from mmiod.protocol.exit.codec import ERROR
 
 SEQUENCE: Final = ERROR["SEQUENCE"]
@@ -34,17 +35,6 @@ class Admission(enum.Enum):
 
 NEW: Final = Admission.NEW
 IN_FLIGHT: Final = Admission.IN_FLIGHT
-
-
-@define
-class Book:
-    """The last exit of a vCPU and the last posted write."""
-
-    sequence: int = 0
-    body: bytes = b""
-    reply: bytes = b""
-    in_flight: bool = False
-    posted: int = 0
 
 
 @define
@@ -75,7 +65,7 @@ class Ledger:
             raise _out_of_order("exit.sequence", vcpu, sequence, last.sequence)
         _check_free("exit.sequence", vcpu, sequence, last)
         self._check_running(sequence)
-        last.sequence, last.body, last.reply, last.in_flight = sequence, body, b"", True
+        last.enter(sequence, body, b"", in_flight=True)
         return NEW
 
     def _again(self, vcpu: int, last: Book, body: bytes) -> Admission | bytes:
@@ -97,7 +87,7 @@ class Ledger:
         """Keep the reply of the exit in flight."""
         last = self._last[vcpu]
         assert last.in_flight, f"vCPU {vcpu} has no exit in flight"
-        last.reply, last.in_flight = reply, False
+        last.complete(reply)
 
     def admit_posted(self, vcpu: int, sequence: int) -> bool:
         """Enter a posted write: whether it is to be applied now (else it was before).
