@@ -55,6 +55,7 @@ socket = "{directory}/demo.exit"
 """
 
 Object = Mapping[str, Any]
+Process = subprocess.Popen[bytes]
 
 
 def run(*, memory_mib: int, as_json: bool) -> int:
@@ -67,8 +68,9 @@ def run(*, memory_mib: int, as_json: bool) -> int:
         tpm = Tpm.start(outer, directory, memory)
         with ExitStack() as stack:
             control = _start_daemon(stack, directory, tpm)
-            start_hypervisor(stack, directory, firmware or tiny_guest(directory), memory_mib, memory)
-            shown = _follow(stack, control, as_json=as_json)
+            guest = firmware or tiny_guest(directory)
+            hypervisor = start_hypervisor(stack, directory, guest, memory_mib, memory)
+            shown = _follow(stack, control, hypervisor, as_json=as_json)
             client = Client(str(control))
             stack.callback(client.close)
             statistics, exits = client.call("GetStatistics"), client.call("ListExits")
@@ -82,7 +84,7 @@ def run(*, memory_mib: int, as_json: bool) -> int:
         print("\n".join(show_exits(exits)))
         if not any(totals["unsupported"] for totals in exits["totals"]):
             print("unsupported instructions: none")
-        print(_verdict(shown))
+        print(_verdict(shown, hypervisor))
         print(measured)
     return 0 if shown.ended else 1
 
@@ -93,7 +95,9 @@ def _introduction(firmware: Path | None, memory_mib: int) -> str:
     return f"{boots}\n\n{'the firmware says':{LOG_WIDTH}}  what it did since the line before\n"
 
 
-def _verdict(shown: Lines) -> str:
+def _verdict(shown: Lines, hypervisor: Process) -> str:
+    if shown.died:
+        return f"\nThe hypervisor ended with status {hypervisor.returncode} before the firmware did."
     if not shown.ended:
         return f"\nThe firmware did not reach its end within {PATIENCE_S:.0f} s."
     return "\nThe firmware reached its end: nothing to boot from, and every device was Python."
@@ -155,14 +159,16 @@ def config_folder() -> Path:
     return shipped("config")
 
 
-def start_hypervisor(stack: ExitStack, directory: Path, firmware: Path, memory_mib: int, memory: int) -> None:
+def start_hypervisor(
+    stack: ExitStack, directory: Path, firmware: Path, memory_mib: int, memory: int
+) -> Process:
     """Boot on the daemon's socket in a folder; `memory` is the descriptor of the guest's RAM."""
     command = ["-m", "mmiod.vmm", "--socket", str(directory / "demo.exit"), "--vm", "demo"]
     ram = ["--memory", str(memory_mib), "--memory-fd", str(memory)]
-    spawn(stack, [*command, *ram, "--firmware", str(firmware)], memory)
+    return spawn(stack, [*command, *ram, "--firmware", str(firmware)], memory)
 
 
-def spawn(stack: ExitStack, arguments: Sequence[str], *descriptors: int, **environment: str) -> None:
+def spawn(stack: ExitStack, arguments: Sequence[str], *descriptors: int, **environment: str) -> Process:
     """Start a Python program that ends with the stack."""
     command = [sys.executable, *arguments]
     process = subprocess.Popen(command, env={**os.environ, **environment}, pass_fds=descriptors)
@@ -172,13 +178,14 @@ def spawn(stack: ExitStack, arguments: Sequence[str], *descriptors: int, **envir
         process.wait()
 
     stack.callback(end)
+    return process
 
 
 # --- what is shown -----------------------------------------------------------------------------
 
 
-def _follow(stack: ExitStack, control: Path, *, as_json: bool) -> Lines:
-    """Show the boot until the firmware's last line, or for as long as patience lasts."""
+def _follow(stack: ExitStack, control: Path, hypervisor: Process, *, as_json: bool) -> Lines:
+    """Show the boot until the firmware's last line, or its hypervisor's end, or as long as patience lasts."""
     client = Client(str(control))
     stack.callback(client.close)
     lines = Lines(shutil.get_terminal_size((134, 40)).columns)
@@ -188,7 +195,8 @@ def _follow(stack: ExitStack, control: Path, *, as_json: bool) -> Lines:
             for line in lines.take(access):
                 if not as_json:
                     print(line, flush=True)
-        if lines.ended or time.monotonic() > deadline:
+        lines.died = reply is None and hypervisor.poll() is not None and not lines.ended
+        if lines.ended or lines.died or time.monotonic() > deadline:
             break
     return lines
 
@@ -204,6 +212,8 @@ class Lines:
     """Its register; None: it has one only."""
     last: tuple[str, ...] = LAST_LINES
     ended: bool = False
+    died: bool = False
+    """The hypervisor did, before the firmware's end."""
     tpm: Conversation = field(factory=Conversation)
     _text: str = ""
     _traffic: Counter[str] = field(factory=Counter)

@@ -647,6 +647,18 @@ def test_read_that_comes_again_waits_for_the_exit_under_way(read: Decoded | Raw)
         flat.close()
 
 
+def test_completion_has_nothing_of_the_one_before() -> None:
+    """A load that comes again behind a decoded read: its DONE is what a message would be, byte for byte."""
+    _, flat = _sides()
+    decoded, raw = READS
+    try:
+        for read in (raw, decoded, raw, decoded, raw):
+            read.play(flat)
+        assert (5, 5) == (flat.taken, len(flat.replies))
+    finally:
+        flat.close()
+
+
 def test_plain_exits_take_the_flat_lane() -> None:
     """The comparison above compares two ways: this is what the flat one takes."""
     _, flat = _sides()
