@@ -22,6 +22,8 @@ DONE = 2 * CELLS * WORDS
 SAW = 8 * (DONE + WORDS)
 AHEAD = CELLS // 4
 """Rounds that Python may be ahead: a cell must not be used again too soon."""
+TRIES = 20
+"""Of the run without the barrier."""
 LOOKS = 500
 """Before the other side is given the CPU, should both have one: other programs may be busy."""
 
@@ -85,12 +87,20 @@ def _without_barrier(memory: mmap.mmap, words: memoryview, rounds: int) -> bytea
     return mine
 
 
-if __name__ == "__main__":
-    total = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
+def main(rounds: int) -> int:
+    """0 if none was lost with the barrier, and some without: in a while, as the host may have its reasons."""
     with tempfile.TemporaryDirectory() as place:
-        found = compiled(Path(place))
-        for fenced in (False, True):
-            missed = lost(found, Path(place), total, barrier=fenced)
-            sys.stdout.write(f"{'with' if fenced else 'without'} the barrier: {missed} of {total} lost\n")
-            if bool(missed) is fenced:
-                raise SystemExit(1)
+        program = compiled(Path(place))
+
+        def told(*, barrier: bool) -> int:
+            missed = lost(program, Path(place), rounds, barrier=barrier)
+            how = "with" if barrier else "without"
+            sys.stdout.write(f"{how} the barrier: {missed} of {rounds} lost\n")
+            return missed
+
+        some = any(told(barrier=False) for _ in range(TRIES))
+        return int(told(barrier=True) > 0 or not some)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000))
