@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
+import threading
 import timeit
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,18 +18,33 @@ from bench import prototype
 from bench.contest import Effort
 from bench.figures import Row
 from bench.programs import MACHINE
+from mmiod.attach.flat import Flat
+from mmiod.attach.flights import Flights
+from mmiod.attach.vcpu_slot import Shared, Slot
 from mmiod.config import Config, VmConfig
+from mmiod.core.lane import SLOW, Lane
+from mmiod.core.pump import Pump
 from mmiod.core.run import Platform, Run, run
 from mmiod.daemon import build
+from mmiod.machine import slot as memory_slot
 from mmiod.machine.machine import Machine
-from mmiod.machine.slot import Slot, storage_of
-from mmiod.protocol.exit import NO_DEADLINE, Client, Offer, Session, encode_completion, encode_exit
+from mmiod.protocol.exit import (
+    NO_DEADLINE,
+    Client,
+    Ledger,
+    Offer,
+    Session,
+    encode_completion,
+    encode_exit,
+    shared,
+)
 from mmiod.values import (
     CS,
     READ,
     WRITE,
     Completion,
     DecodedExit,
+    Direction,
     Done,
     Exit,
     RawExit,
@@ -105,6 +122,9 @@ def _parts() -> Mapping[str, Callable[[], object]]:
             host.guarded, host.inputs["read"], 0, host.device, *READ_SCRATCH[1:]
         ),
         "a device's snapshot": host.cut,
+        "flat lane, a read of what is stored": _lane(machine, READ),
+        "flat lane, a write": _lane(machine, WRITE),
+        "slot, a read that comes again": _slot(machine, decoded),
         "protocol, decoded exit in, VALUES out": _codec(decoded, values),
         "protocol, raw exit in, DONE out": _codec(raw, done),
     }
@@ -140,6 +160,43 @@ def _run_direct(plan: object, state: VcpuState) -> None:
     assert plan.direct is not None
     plan.direct.linear(state)
     plan.direct.delta(state, PATTERN)
+
+
+def _lane(machine: Machine, direction: Direction) -> Callable[[], None]:
+    lane, host = Lane(machine), machine.hosts["testdev"]
+    place = lane.learn(Space.MMIO, direction, 4, SCRATCH)
+    assert place is not None
+
+    def access() -> None:
+        if lane.access(place, PATTERN, 0, 1, -1) == SLOW:  # its journal is full
+            host.cut()
+
+    return access
+
+
+def _slot(machine: Machine, exit_: DecodedExit) -> Callable[[], None]:
+    """One vCPU's, whose client never sleeps."""
+    ledger, mapping = Ledger(1), mmap.mmap(-1, 2 * shared.PAGE)
+    flights = Flights(machine, Pump(threading.Event()), ledger, PLATFORM, 1, virtual=False)
+    owner = Shared(mapping, ledger, _refused, _refused)
+    owner.flat = Flat(Lane(machine), flights, ledger, flights.drain)
+    slot = Slot(owner, 0, None)  # type: ignore[arg-type]
+    at = slot.page + shared.EXIT
+    body = encode_exit(exit_)
+    mapping[at : at + len(body)] = body
+    number, state = (at + 16) // 8, (slot.page + shared.STATE) // 4
+    book, words, flags = ledger.book(0), owner.words, owner.flags
+
+    def again() -> None:
+        words[number], flags[state] = book.sequence + 1, shared.READY
+        slot.look()
+        owner.unsure.clear()
+
+    return again
+
+
+def _refused(*_what: object) -> None:
+    raise AssertionError("a slot is taken the short way")
 
 
 def _codec(exit_: Exit, completion: Completion) -> Callable[[], None]:
@@ -179,7 +236,8 @@ def bench_machine() -> Machine:
     descriptor = os.memfd_create("ram", os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, RAM)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    machine.memory.add(Slot(0, 0, RAM, False, storage_of(descriptor, 0, RAM, read_only=False)))
+    storage = memory_slot.storage_of(descriptor, 0, RAM, read_only=False)
+    machine.memory.add(memory_slot.Slot(0, 0, RAM, False, storage))
     return machine
 
 

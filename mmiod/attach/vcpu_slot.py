@@ -7,12 +7,13 @@ that gives up: it never waits.
 Who has completed exits owes their clients a look at whether they sleep, behind a full barrier: one
 for all of a batch (`SharedMemory.poll`).
 
-Budget of a read that comes again, in ns, compiled (in brackets as Python): 700 (2300), of which
+Budget of a read that comes again, in ns, compiled (in brackets as Python): 900 (2100)
+by `make bench ARGS="--only in-process"`, of which about
 
      30  (125)  the bells: whether one rang
      30  (110)  state, posted writes
      70   (90)  which read it is: the key is copied, and found
-    250  (500)  the read, with its record (`mmiod.core.lane`)
+    340  (590)  the read, with its record (`mmiod.core.lane`)
      70  (130)  what the book keeps of it
      20  (220)  the completion, in words
 """
@@ -267,7 +268,7 @@ class Slot:
     def wake_up(self) -> None:
         """Wake the client, if it sleeps."""
         if self._flags[self._sleeps]:
-            # A full queue means that it has been woken; a broken one that nobody is there.
+            # A full queue has wake-ups that it has not read; a broken one means that nobody is there.
             try:  # noqa: SIM105  # `suppress` takes as long as `send` does without it
                 self.wake.send(_WAKE, _SEND)
             except OSError:

@@ -6,10 +6,10 @@ region takes as it is.  Before any effect it answers SLOW to everything else, an
 does it; a property test holds both to the same results, journal, record and statistics included.
 
 Budget, in ns on the machine of docs/performance.md, compiled (in brackets as Python): of a read of
-what is stored, which runs nothing, and of a write with a hook of four lines.
+what is stored, which runs nothing, and of a write (`make bench ARGS="--only in-process"`).
 
        stored      other
-    250 (500)  1640 (2050)  all of it
+    340 (590)  1250 (1600)  all of it
            60          120  the clock: for the timers, the watchdog and the latency
                        160  cause: for records, and for what the device does in turn
                         60  journal: the input, with its value, and the end mark
