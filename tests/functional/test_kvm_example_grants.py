@@ -184,21 +184,21 @@ async def test_a_guest_lives_through_take_overs(tmp_path: Path) -> None:
         async def stands() -> None:
             """The doorbell of this connection, the last thing granted, is rung by the guest."""
             await until(lambda: attachment.grants is not None and len(attachment.grants.given) == 2)
-            known = by_eventfd(daemon)
-            await until(lambda: by_eventfd(daemon) > known + 3)
+            serial = daemon.recorder.serial
+            await until(lambda: by_eventfd(daemon, serial) > 3)
 
         with trio.fail_after(PATIENCE_S):
             for _ in range(10):
                 await stands()
+                before = attachment.grants  # the hypervisor may be done with all of it while RESUMED is sent
                 await relay.take_over()
-                await until(partial(others, attachment, attachment.grants))
+                await until(partial(others, attachment, before))
             await stands()
             reads = host.statistics.reads
             await stands()
             assert reads == host.statistics.reads
             daemon.work(lambda: host.feed(None, "write", "page", 0x100, 1, 0x55))
-    trace, _, _ = daemon.recorder.since(0, 1 << 30)
-    assert [21] == [record[VALUE] for record in of(trace, "panel", WRITE) if record[REGISTER] == "value"]
+        assert host.device.value == 21
 
 
 def others(attachment: VmAttachment, grants: Grants | None) -> bool:
@@ -206,6 +206,6 @@ def others(attachment: VmAttachment, grants: Grants | None) -> bool:
     return attachment.grants is not grants
 
 
-def by_eventfd(daemon: Daemon) -> int:
-    """Writes that no vCPU's exit was."""
-    return sum(record[VCPU] == -1 for record in daemon.recorder.since(0, 1 << 30)[0])
+def by_eventfd(daemon: Daemon, serial: int) -> int:
+    """Writes since `serial` that no vCPU's exit was."""
+    return sum(record[VCPU] == -1 for record in daemon.recorder.since(serial, 1 << 30)[0])
