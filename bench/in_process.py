@@ -180,7 +180,7 @@ def _slot(machine: Machine, exit_: DecodedExit) -> Callable[[], None]:
     flights = Flights(machine, Pump(threading.Event()), ledger, PLATFORM, 1, virtual=False)
     owner = Shared(mapping, ledger, _refused, _refused)
     owner.flat = Flat(Lane(machine), flights, ledger, flights.drain)
-    slot = Slot(owner, 0, None)  # type: ignore[arg-type]
+    slot = Slot(owner, 0, -1)
     at = slot.page + shared.EXIT
     body = encode_exit(exit_)
     mapping[at : at + len(body)] = body

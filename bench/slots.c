@@ -132,9 +132,8 @@ static void all_outstanding(bool raw, uint32_t vcpus, uint32_t count, uint32_t s
 {
     uint64_t sent[MAX_VCPUS];
     uint32_t done = 0, begun = 0;
-    int ear = mmiod_slot_listen(&shared, 0, client.socket);
 
-    must(ear, "epoll");
+    must(mmiod_slot_hear(&shared, 0, client.socket), "epoll");
     for (uint32_t vcpu = 0; vcpu < vcpus; vcpu++) {
         prepare(raw, vcpu);
         sent[vcpu] = now();
@@ -144,7 +143,7 @@ static void all_outstanding(bool raw, uint32_t vcpus, uint32_t count, uint32_t s
     for (uint32_t vcpu = 0; done < count; vcpu = (vcpu + 1) % vcpus) {
         uint32_t state = mmiod_slot_spin(&shared, vcpu, vcpus > 1 ? 0 : spin);
         if (state == MMIOD_SHARED_STATE_READY && vcpus == 1)
-            state = mmiod_slot_wait(&shared, vcpu, ear);
+            state = mmiod_slot_wait(&shared, vcpu);
         check_connection();
         if (state == MMIOD_SHARED_STATE_READY || state == MMIOD_SHARED_STATE_FREE)
             continue;

@@ -64,7 +64,7 @@ enum mmiod_msg {                         /* header.type */
     MMIOD_MSG_REQUEST = 73,              /* what a device asks of the hypervisor */
     MMIOD_MSG_QUERY_CLAIMS = 74,
     MMIOD_MSG_CLAIMS = 75,               /* tail: `count` claims; sent when asked and when the map changes */
-    MMIOD_MSG_SHARE = 76,                /* with a sealed memfd, an eventfd (the kick), a socket for each vCPU */
+    MMIOD_MSG_SHARE = 76,                /* with a sealed memfd, an eventfd (the kick), an epoll (ear) for each vCPU */
     MMIOD_MSG_GRANT = 77,                /* it may stand until REVOKE; a DOORBELL brings 1 descriptor, an eventfd */
     MMIOD_MSG_REVOKE = 78,               /* answered by REVOKED when it does not stand any more */
     MMIOD_MSG_REVOKED = 79,
@@ -946,7 +946,7 @@ MMIOD_OFFSET(mmiod_msg_claims, count, 12);
 MMIOD_OFFSET(mmiod_msg_claims, remaining, 16);
 MMIOD_OFFSET(mmiod_msg_claims, reserved, 20);
 
-struct mmiod_msg_share {                 /* with a sealed memfd, an eventfd (the kick), a socket for each vCPU */
+struct mmiod_msg_share {                 /* with a sealed memfd, an eventfd (the kick), an epoll (ear) for each vCPU */
     struct mmiod_header header;
     uint32_t serial;
     uint32_t slots;                      /* as many as the session has vCPUs */
@@ -1032,7 +1032,7 @@ MMIOD_OFFSET(mmiod_shared_posted, guest_ns, 24);
 
 struct mmiod_shared_slot {               /* one per vCPU */
     uint32_t state;
-    uint32_t client_sleeps;              /* not 0: the client waits for its socket */
+    uint32_t client_sleeps;              /* not 0: the client waits for its ear */
     uint64_t posted;                     /* sequence of the last posted write in the ring */
     uint8_t reserved[48];
     uint64_t applied;                    /* the daemon's: sequence of the last posted write that it took out */
@@ -1215,16 +1215,13 @@ static inline uint32_t mmiod_message_size(uint16_t type)
 #define MMIOD_SHARED_SLOTS 251
 #define MMIOD_SHARED_RING 64u
 #define MMIOD_SHARED_SPIN 400 /* looks at a slot before its client sleeps; a few us */
-#define MMIOD_SHARED_WAKES 8 /* sleeps, after which the wake-ups are read */
 
 struct mmiod_shared {
     uint8_t *memory;
     size_t length;                       /* of the memory: what is behind the slots is for published registers */
     uint32_t slots;
     uint32_t shares;                     /* how often the daemon was told of it */
-    int descriptors[2 + MMIOD_SHARED_SLOTS]; /* as SHARE sends them: memfd, kick, the daemon's ends */
-    int wake[MMIOD_SHARED_SLOTS];        /* our ends */
-    uint8_t slept[MMIOD_SHARED_SLOTS];   /* sleeps since they were read */
+    int descriptors[2 + MMIOD_SHARED_SLOTS]; /* as SHARE sends them: memfd, kick, the vCPUs' ears */
 };
 
 static inline struct mmiod_shared_slot *mmiod_slot(const struct mmiod_shared *shared, uint32_t vcpu)
@@ -1282,44 +1279,33 @@ static inline uint32_t mmiod_slot_spin(const struct mmiod_shared *shared, uint32
     return state;
 }
 
-/* An epoll for mmiod_slot_wait, which also hears when `other` (-1: none) can be read; or a negative errno. */
-static inline int mmiod_slot_listen(const struct mmiod_shared *shared, uint32_t vcpu, int other)
+/* Lets mmiod_slot_wait hear, too, when `other` can be read; 0 or a negative errno. */
+static inline int mmiod_slot_hear(const struct mmiod_shared *shared, uint32_t vcpu, int other)
 {
     struct epoll_event event;
-    int ear = epoll_create1(EPOLL_CLOEXEC);
-    int result;
 
     memset(&event, 0, sizeof(event));
-    event.events = EPOLLIN | EPOLLET; /* each wake-up once, whether or not it was read */
-    if (ear >= 0 && epoll_ctl(ear, EPOLL_CTL_ADD, shared->wake[vcpu], &event) == 0) {
-        event.events = EPOLLIN;
-        if (other < 0 || epoll_ctl(ear, EPOLL_CTL_ADD, other, &event) == 0)
-            return ear;
-    }
-    result = -errno;
-    if (ear >= 0)
-        close(ear);
-    return result;
+    event.events = EPOLLIN;
+    return epoll_ctl(shared->descriptors[2 + vcpu], EPOLL_CTL_ADD, other, &event) < 0 && errno != EEXIST
+               ? -errno
+               : 0;
 }
 
 /*
- * Sleeps until the exit may be answered, or what else `ear` hears: the slot's state.  That is one system
- * call, as wake-ups are read only now and then: there is room for some 270.
+ * Sleeps until the exit may be answered, or what else the vCPU's ear hears: the slot's state.  That is
+ * one system call, as a wake-up is nothing that is to be read: the daemon's eventfd is in the ear,
+ * edge-triggered.
  */
-static inline uint32_t mmiod_slot_wait(struct mmiod_shared *shared, uint32_t vcpu, int ear)
+static inline uint32_t mmiod_slot_wait(const struct mmiod_shared *shared, uint32_t vcpu)
 {
     struct mmiod_shared_slot *slot = mmiod_slot(shared, vcpu);
     struct epoll_event heard[2];
-    uint8_t bytes[64];
 
     __atomic_store_n(&slot->client_sleeps, 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (mmiod_slot_state(shared, vcpu) == MMIOD_SHARED_STATE_READY)
-        epoll_wait(ear, heard, 2, -1);
+        epoll_wait(shared->descriptors[2 + vcpu], heard, 2, -1);
     __atomic_store_n(&slot->client_sleeps, 0, __ATOMIC_RELAXED);
-    if (++shared->slept[vcpu] % MMIOD_SHARED_WAKES == 0)
-        while (recv(shared->wake[vcpu], bytes, sizeof(bytes), MSG_DONTWAIT) == (ssize_t)sizeof(bytes))
-            ;
     return mmiod_slot_state(shared, vcpu);
 }
 
@@ -1330,10 +1316,8 @@ static inline void mmiod_shared_close(struct mmiod_shared *shared)
 
     munmap(shared->memory, shared->length);
     close(shared->descriptors[1]);
-    for (n = 0; n < shared->slots; n++) {
+    for (n = 0; n < shared->slots; n++)
         close(shared->descriptors[2 + n]);
-        close(shared->wake[n]);
-    }
 }
 
 /* Makes the client's side for `slots` vCPUs in a memfd that is the caller's: see mmiod_share. */
@@ -1356,11 +1340,10 @@ static inline int mmiod_shared_init(struct mmiod_shared *shared, int memfd, uint
     shared->descriptors[0] = memfd;
     shared->descriptors[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     while (shared->descriptors[1] >= 0 && shared->slots < slots) {
-        int pair[2];
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        int ear = epoll_create1(EPOLL_CLOEXEC);
+        if (ear < 0)
             break;
-        shared->descriptors[2 + shared->slots] = pair[0];
-        shared->wake[shared->slots++] = pair[1];
+        shared->descriptors[2 + shared->slots++] = ear;
     }
     if (shared->descriptors[1] >= 0 && shared->slots == slots)
         return 0;
@@ -1603,7 +1586,7 @@ struct mmiod_client {
     struct mmiod_fixtures *fixtures;     /* the caller's: what stands; NULL: grants are left unused */
     struct mmiod_shared *shared;         /* NULL: everything goes by message */
     int in_slot;                         /* `out` is outstanding in the slot */
-    int ear;                             /* 1 + the epoll in which to sleep for it; 0: none yet */
+    int heard;                           /* `socket` is in the ear of the slot */
     uint32_t share;                      /* shared->shares when the slot was last answered */
     uint32_t lost;                       /* the same when this connection was lost: newer ones can be used */
     struct mmiod_msg_posted unacknowledged[MMIOD_CLIENT_POSTED];
@@ -1611,19 +1594,14 @@ struct mmiod_client {
 
 /* --- datagrams ----------------------------------------------------------------------- */
 
-static inline void mmiod_deafen(struct mmiod_client *client)
-{
-    if (client->ear)
-        close(client->ear - 1);
-    client->ear = 0;
-}
-
 /* Ends the connection, and all that was granted on it. */
 static inline void mmiod_close(struct mmiod_client *client)
 {
-    mmiod_deafen(client);
     if (client->fixtures)
         mmiod_fixtures_clear(client->fixtures);
+    if (client->heard && client->shared) /* closing would do, but for a copy that a fork has */
+        epoll_ctl(client->shared->descriptors[2 + client->vcpu], EPOLL_CTL_DEL, client->socket, NULL);
+    client->heard = 0;
     if (client->socket >= 0)
         close(client->socket);
     if (client->descriptor >= 0)
@@ -2084,9 +2062,9 @@ static inline int mmiod_share(struct mmiod_client *client, struct mmiod_shared *
         mmiod_shared_close(shared);
         return result;
     }
-    mmiod_deafen(client);
     client->shared = shared;
     client->share = shared->shares;
+    client->heard = 0;
     return 0;
 #else
     (void)client, (void)shared, (void)memfd;
@@ -2194,14 +2172,14 @@ static inline int mmiod_slot_next(struct mmiod_client *client)
 
     if (state == MMIOD_SHARED_STATE_READY && client->socket < 0)
         return mmiod_next(client, 0); /* nobody looks there any more */
-    if (state == MMIOD_SHARED_STATE_READY && !client->ear) {
-        result = mmiod_slot_listen(shared, client->vcpu, client->socket);
+    if (state == MMIOD_SHARED_STATE_READY && !client->heard) {
+        result = mmiod_slot_hear(shared, client->vcpu, client->socket);
         if (result < 0)
             return result;
-        client->ear = 1 + result;
+        client->heard = 1;
     }
     if (state == MMIOD_SHARED_STATE_READY)
-        state = mmiod_slot_wait(shared, client->vcpu, client->ear - 1);
+        state = mmiod_slot_wait(shared, client->vcpu);
     switch (state) {
     case MMIOD_SHARED_STATE_COMPLETE:
         return mmiod_slot_take(client);

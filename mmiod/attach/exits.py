@@ -82,6 +82,7 @@ class Exits(Life):
         ledger = self._state().ledger
         take, failed = partial(self._take, connection), partial(self._slots_failed, connection)
         slots = self.shared = share(request, descriptors, ledger, self.pump, take, failed)
+        self._silence()
         if connection.session.grants("PUBLISHED") and (words := slots.published()):
             self._publish(connection, slots, words)
         connection.send(replies.ack(request.serial))  # a client that has gone closes them
@@ -172,4 +173,10 @@ class Exits(Life):
             self.grants = None
         if self.shared is not None:
             self.shared.close()
-            self.shared = None
+            self._silence()
+            self.ended, self.shared = self.shared, None
+
+    def _silence(self) -> None:
+        if self.ended is not None:
+            self.ended.silence()
+            self.ended = None

@@ -35,6 +35,8 @@ class Life(Signals):
 
     shared: SharedMemory | None = None
     """The primary connection's."""
+    ended: SharedMemory | None = None
+    """The one before: who waits for its slots has yet to notice that they have ended."""
     _changed: Signal = field(factory=Signal)
     """Whether inputs are taken."""
 

@@ -1,7 +1,8 @@
 """Exits in memory that the client shares: taken out of slots, completed in place.
 
 A slot belongs to one vCPU (`vcpu_slot.py`).  Descriptors that are the client's too are never used in
-a way that could wait: the kick is only polled, a wake-up is a `send` that gives up.
+a way that could wait: the kick is only polled, and what wakes a client is an eventfd of ours in an epoll of
+its (its ear): the client hears it, and has no descriptor of it.
 
 The two sides sleep by Dekker's pattern: each sets its flag (or its news), and looks at the other's
 news (or its flag) behind a full barrier.  Python has none; `mmiod.barrier` says what serves.  The
@@ -15,7 +16,7 @@ import fcntl
 import mmap
 import os
 import platform
-import socket
+import select
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -58,7 +59,7 @@ class SharedMemory(Shared):
         """The bytes that are the vCPUs' bells."""
         self._heard = b""
 
-    def start(self, wakes: Sequence[socket.socket]) -> None:
+    def start(self, wakes: Sequence[int]) -> None:
         """Take what comes; what is there already is for `look`.
 
         Raises:
@@ -162,8 +163,12 @@ class SharedMemory(Shared):
         self.open = False
         self.pump.dismiss(self, self.kick)
         os.close(self.kick)
+
+    def silence(self) -> None:
+        """Nobody waits any more for what the slots' end woke: closing that takes a wake-up back."""
         for slot in self.slots:
-            slot.wake.close()
+            wake, slot.wake = slot.wake, -1
+            os.close(wake)
 
 
 def share(
@@ -175,17 +180,17 @@ def share(
         ProtocolError: naming the field.
     """
     shared.check_share(request, ledger.vcpus)
-    memfd, kick, *ends = descriptors
+    memfd, kick, *ears = descriptors
     with contextlib.ExitStack() as taken:
         try:
             mapping = _mapped(memfd, request.length)
-            wakes = [taken.enter_context(socket.socket(fileno=os.dup(end))) for end in ends]
+            wakes = [_waking(ear, taken) for ear in ears]
             owned = os.dup(kick)
             taken.callback(os.close, owned)
             found = SharedMemory(mapping, owned, ledger, pump, Spin(pump.spin_ns), take, failed)
             found.start(wakes)
         except (OSError, ValueError) as error:
-            reason = f"a sealed memfd, an eventfd and sockets are needed: {error}"
+            reason = f"a sealed memfd, an eventfd and epolls are needed: {error}"
             raise ProtocolError(
                 ERROR["DESCRIPTOR"], "share.length", request.length, reason, subject=request.serial
             ) from error
@@ -197,3 +202,15 @@ def _mapped(memfd: int, length: int) -> mmap.mmap:
     if not fcntl.fcntl(memfd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
         raise OSError("F_SEAL_SHRINK is missing")
     return mmap.mmap(memfd, length)
+
+
+def _waking(ear: int, taken: contextlib.ExitStack) -> int:
+    """An eventfd that a client's ear hears, edge-triggered: each write is one wake-up, and is never read.
+
+    It wakes who listens already: that may have missed the end of the slots before these.
+    """
+    wake = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    taken.callback(os.close, wake)
+    with select.epoll.fromfd(os.dup(ear)) as epoll:
+        epoll.register(wake, select.EPOLLIN | select.EPOLLET)
+    return wake

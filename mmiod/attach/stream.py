@@ -20,15 +20,12 @@ from typing import Final
 from attrs import define, field
 
 from mmiod.attach import descriptors
+from mmiod.attach.pause import IN_A_ROW, pause
 from mmiod.core.pump import READABLE, WRITABLE, Pump
 from mmiod.errors import ProtocolError
 
 CHUNK: Final = 1 << 16
 """Bytes that are read at once."""
-IN_A_ROW: Final = 8
-"""Chunks that are read before others have their turn, while each is there at once."""
-MAX_PAUSE: Final = 63
-"""Chunks until it is looked for another one at once again: a look in vain takes 2 us."""
 _RECEIVE: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _PEEK: Final = _RECEIVE | socket.MSG_PEEK
 _SO_PEEK_OFF: Final = 42
@@ -224,7 +221,7 @@ class Stream:
                 break
             done += 1
         if chunks > 1:
-            self._pause = self._vain = 0 if done > 1 else min(2 * self._vain + 1, MAX_PAUSE)
+            self._pause = self._vain = pause(done, self._vain)
 
     def _take_out(self) -> None:
         """What was looked at is done."""

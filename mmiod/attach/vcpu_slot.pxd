@@ -18,7 +18,8 @@ cdef class Shared:
 
 cdef class Slot:
     cdef readonly Shared owner
-    cdef readonly object vcpu, wake
+    cdef readonly object vcpu
+    cdef public int wake
     cdef readonly Py_ssize_t page
     cdef Book _book
     cdef object _mapping

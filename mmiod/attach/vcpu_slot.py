@@ -1,8 +1,8 @@
 """One vCPU's slot in shared memory: an exit is taken out of it, completed in place, and its client woken.
 
 Whatever is in it is copied before it is looked at, so that a client that changes it meanwhile meets
-the checks of any message; of a read that comes again each word is loaded once.  A wake-up is a `send`
-that gives up: it never waits.
+the checks of any message; of a read that comes again each word is loaded once.  A wake-up is a write to an
+eventfd that nobody else has, so that it never waits.
 
 Who has completed exits owes their clients a look at whether they sleep, behind a full barrier: one
 for all of a batch (`SharedMemory.poll`).
@@ -21,7 +21,7 @@ by `make bench ARGS="--only in-process"`, of which about
 from __future__ import annotations
 
 import mmap
-import socket
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -43,8 +43,7 @@ from mmiod.errors import ProtocolError
 from mmiod.protocol.exit import NO_DEADLINE, NUMBERS, Ledger, shared
 
 ERROR: Final = NUMBERS["error"]
-_WAKE: Final = b"\1"
-_SEND: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_signal: Final = os.eventfd_write
 _DECODED: Final = DECODED.struct.size
 _RAW: Final = RAW.struct.size
 _READY: Final = shared.READY
@@ -87,8 +86,10 @@ class Slot:
     Places in it are numbers of words; a message's slices are of bytes.
     """
 
-    def __init__(self, owner: Shared, vcpu: int, wake: socket.socket) -> None:
-        self.owner, self.vcpu, self.wake = owner, vcpu, wake
+    def __init__(self, owner: Shared, vcpu: int, wake: int) -> None:
+        self.owner, self.vcpu = owner, vcpu
+        self.wake = wake
+        """An eventfd in the client's ear; -1 once nobody can wait for it."""
         self.page = page = shared.PAGE * (1 + vcpu)
         """Where it begins, in bytes."""
         self._book, self._mapping = owner.ledger.book(vcpu), owner.mapping
@@ -267,12 +268,8 @@ class Slot:
 
     def wake_up(self) -> None:
         """Wake the client, if it sleeps."""
-        if self._flags[self._sleeps]:
-            # A full queue has wake-ups that it has not read; a broken one means that nobody is there.
-            try:  # noqa: SIM105  # `suppress` takes as long as `send` does without it
-                self.wake.send(_WAKE, _SEND)
-            except OSError:
-                pass
+        if self._flags[self._sleeps] and self.wake >= 0:
+            _signal(self.wake, 1)
 
     def give_up(self) -> None:
         """The slots end: what waits in this one goes by message."""

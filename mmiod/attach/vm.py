@@ -146,6 +146,7 @@ class VmAttachment(Exits):
         for connection in list(self.connections):
             if connection.session.hello is not None and connection is not successor:
                 connection.close(reason)
+        self._silence()
         self.machine.reset()
         self.machine.memory.clear()
 
@@ -227,6 +228,7 @@ class VmAttachment(Exits):
         self._close_shared()
         for connection in list(self.connections):
             connection.close("the daemon stops")
+        self._silence()
         self.machine.memory.clear()
 
 

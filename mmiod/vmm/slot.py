@@ -52,9 +52,8 @@ class Slot:
     memfd: int
     mapping: mmap.mmap
     kick: int
-    wake: socket.socket
-    """Ours; the daemon wakes this side by a byte in it."""
-    theirs: socket.socket
+    ear: select.epoll
+    """The daemon puts an eventfd into it, by which it wakes this side."""
     serial: int = 0
     """Of the SHARE that tells of it."""
     usable: bool = False
@@ -65,6 +64,8 @@ class Slot:
     """The last posted write, in the ring or not."""
     words: memoryview = field(init=False)
     _flags: memoryview = field(init=False)
+    _heard: bool = False
+    """The connection is in the ear, too."""
 
     def __attrs_post_init__(self) -> None:
         """Look at it as numbers, which are loaded and stored at once."""
@@ -80,7 +81,7 @@ class Slot:
         os.ftruncate(memfd, length)
         fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)
         kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        return cls(memfd, mmap.mmap(memfd, length), kick, *socket.socketpair(), posted=posted)
+        return cls(memfd, mmap.mmap(memfd, length), kick, select.epoll(), posted=posted)
 
     @property
     def length(self) -> int:
@@ -90,14 +91,13 @@ class Slot:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What goes along with SHARE."""
-        return self.memfd, self.kick, self.theirs.fileno()
+        return self.memfd, self.kick, self.ear.fileno()
 
     def close(self) -> None:
         """Give it up; what looks at it keeps the memory."""
         for descriptor in (self.memfd, self.kick):
             os.close(descriptor)
-        self.wake.close()
-        self.theirs.close()
+        self.ear.close()
 
     # --- an exit -------------------------------------------------------------------------
 
@@ -127,14 +127,14 @@ class Slot:
 
     def sleep(self, other: socket.socket) -> int:
         """Wait until the exit is answered, or `other` can be read: the state."""
+        if not self._heard:
+            self.ear.register(other, select.EPOLLIN)
+            self._heard = True
         self._set(shared.CLIENT_SLEEPS, 1)
         barrier()
-        woken: list[socket.socket] = []
         if self.state == shared.READY:
-            woken, _, _ = select.select([self.wake, other], [], [])
+            self.ear.poll()
         self._set(shared.CLIENT_SLEEPS, 0)
-        if self.wake in woken:
-            self.wake.recv(shared.PAGE)
         return self.state
 
     def take(self) -> bytes:

@@ -206,7 +206,7 @@ static void starve(void)
 {
     struct mmiod_shared another;
     int lowest = dup(1);
-    struct rlimit limit = {(rlim_t)lowest + 4, (rlim_t)lowest + 4};
+    struct rlimit limit = {(rlim_t)lowest + 2, (rlim_t)lowest + 2};
 
     close(lowest);
     setrlimit(RLIMIT_NOFILE, &limit);

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-import socket
-from contextlib import suppress
+import select
 from types import TracebackType
 from typing import Self
 
@@ -29,12 +28,12 @@ class Slots:
     memory: mmap.mmap = field(init=False)
     memfd: int = -1
     kick: int = field(init=False)
-    pairs: list[tuple[socket.socket, socket.socket]] = field(factory=list)
+    ears: list[select.epoll] = field(factory=list)
     posted: list[int] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.pairs = [socket.socketpair() for _ in range(self.vcpus)]
+        self.ears = [select.epoll() for _ in range(self.vcpus)]
         self.posted = [0] * self.vcpus
 
     def __enter__(self) -> Self:
@@ -46,9 +45,8 @@ class Slots:
         os.close(self.kick)
         if self.memfd >= 0:
             os.close(self.memfd)
-        for pair in self.pairs:
-            for end in pair:
-                end.close()
+        for ear in self.ears:
+            ear.close()
 
     @property
     def length(self) -> int:
@@ -69,7 +67,7 @@ class Slots:
     async def send_share(self, memfd: int) -> None:
         """SHARE with the descriptors that are ours."""
         message = pack("SHARE", serial=1, slots=self.vcpus, length=self.length)
-        await self.guest.send(message, memfd, self.kick, *(theirs.fileno() for theirs, _ in self.pairs))
+        await self.guest.send(message, memfd, self.kick, *(ear.fileno() for ear in self.ears))
 
     def store(self, vcpu: int, offset: int, value: int, size: int = 4) -> None:
         """A number into a slot."""
@@ -112,12 +110,11 @@ class Slots:
     async def answered(self, vcpu: int) -> int:
         """Sleep until the exit is answered: the slot's state."""
         self.store(vcpu, shared.CLIENT_SLEEPS, 1)
-        wake = self.pairs[vcpu][1]
+        ear = self.ears[vcpu]
         with trio.fail_after(PATIENCE_S):
             while self.state(vcpu) == READY:
-                await trio.lowlevel.wait_readable(wake)
-                with suppress(BlockingIOError):
-                    wake.recv(64, socket.MSG_DONTWAIT)
+                await trio.lowlevel.wait_readable(ear)
+                ear.poll(0)
         self.store(vcpu, shared.CLIENT_SLEEPS, 0)
         return self.state(vcpu)
 

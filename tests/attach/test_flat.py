@@ -154,7 +154,7 @@ class Side:
         self.mapping = mmap.mmap(-1, shared.PAGE * (1 + VCPUS))
         owner = Shared(self.mapping, self.ledger, lambda _slot, body: self.generally(0, body), self.failed)
         owner.flat = self.flat
-        self.slot = Slot(owner, 0, None)  # type: ignore[arg-type]  # its client never sleeps
+        self.slot = Slot(owner, 0, -1)  # its client never sleeps
         self.session = Session(Offer(0, 1, 0, VCPUS, 1, 16))
         self.session.receive(Client("vm", VCPUS).hello())
         self.session.welcome(bytes(16))

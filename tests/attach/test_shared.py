@@ -262,24 +262,24 @@ async def test_share_that_does_not_fit_names_the_field(rig: Rig, name: str, mess
     async with serving(rig):
         guest = await attach(rig, required=CAPABILITY)
         with Slots(guest) as slots, sealed(slots.length) as memfd:
-            await guest.send(message, memfd, slots.kick, *(theirs.fileno() for theirs, _ in slots.pairs))
+            await guest.send(message, memfd, slots.kick, *(ear.fileno() for ear in slots.ears))
             assert (await guest.expect(Error)).name == name
 
 
-@pytest.mark.parametrize("wrong", ["unsealed", "short", "kick", "wake"])
+@pytest.mark.parametrize("wrong", ["unsealed", "short", "kick", "ear"])
 async def test_descriptors_of_another_kind_are_refused(rig: Rig, wrong: str, tmp_path: Path) -> None:
-    """Memory that could shrink, or is short; a file for the kick; an eventfd for a socket."""
+    """Memory that could shrink, or is short; a file for the kick; an eventfd for an epoll."""
     async with serving(rig):
         guest = await attach(rig, required=CAPABILITY)
         with Slots(guest) as slots, (tmp_path / "file").open("wb") as file:
             seals, length = (0, slots.length) if wrong == "unsealed" else (2, slots.length)
             with sealed(length // 2 if wrong == "short" else length, seals) as memfd:
                 kick = file.fileno() if wrong == "kick" else slots.kick
-                wakes = [theirs.fileno() for theirs, _ in slots.pairs]
-                if wrong == "wake":
-                    wakes[1] = slots.kick
+                ears = [ear.fileno() for ear in slots.ears]
+                if wrong == "ear":
+                    ears[1] = slots.kick
                 message = pack("SHARE", serial=1, slots=2, length=slots.length)
-                await guest.send(message, memfd, kick, *wakes)
+                await guest.send(message, memfd, kick, *ears)
                 refused = await guest.expect(Error)
         assert (refused.code, refused.name) == (NUMBERS["error"]["DESCRIPTOR"], "share.length")
 
@@ -343,7 +343,19 @@ async def test_client_that_fell_asleep_is_woken_when_the_slots_end(rig: Rig) -> 
             memory.unsure.append(memory.slots[0])
             memory.close()
             with trio.fail_after(5):
-                await trio.lowlevel.wait_readable(slots.pairs[0][1])
+                await trio.lowlevel.wait_readable(slots.ears[0])
+
+
+async def test_client_that_missed_the_end_of_its_slots_is_woken_by_new_ones(rig: Rig) -> None:
+    """What would have woken it went with the old ones, before it ran: it looks at its slot again."""
+    async with serving(rig):
+        _, slots = await shared_with(rig)
+        with slots:
+            slots.ears[0].poll(0)
+            assert [] == slots.ears[0].poll(0)
+            await slots.share_again()
+            assert 1 == len(slots.ears[0].poll(0))
+            assert [] == slots.ears[0].poll(0)
 
 
 PLACES = [0, 64, 65, 4096, 4104, 4224, 8192, 8320]

@@ -14,7 +14,8 @@ import pytest
 from attrs import define, field
 
 from mmiod.attach import descriptors
-from mmiod.attach.stream import CHUNK, IN_A_ROW, MAX_PAUSE, Stream
+from mmiod.attach.pause import IN_A_ROW, MAX_PAUSE
+from mmiod.attach.stream import CHUNK, Stream
 from mmiod.core.pump import Pump
 from mmiod.errors import ProtocolError
 

@@ -198,7 +198,7 @@ async def test_a_guest_lives_through_take_overs(tmp_path: Path) -> None:
             await stands()
             assert reads == host.statistics.reads
             daemon.work(lambda: host.feed(None, "write", "page", 0x100, 1, 0x55))
-        assert host.device.value == 21
+        assert host.device.values["value"] == 21
 
 
 def others(attachment: VmAttachment, grants: Grants | None) -> bool:

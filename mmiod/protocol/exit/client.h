@@ -80,7 +80,7 @@ struct mmiod_client {
     struct mmiod_fixtures *fixtures;     /* the caller's: what stands; NULL: grants are left unused */
     struct mmiod_shared *shared;         /* NULL: everything goes by message */
     int in_slot;                         /* `out` is outstanding in the slot */
-    int ear;                             /* 1 + the epoll in which to sleep for it; 0: none yet */
+    int heard;                           /* `socket` is in the ear of the slot */
     uint32_t share;                      /* shared->shares when the slot was last answered */
     uint32_t lost;                       /* the same when this connection was lost: newer ones can be used */
     struct mmiod_msg_posted unacknowledged[MMIOD_CLIENT_POSTED];
@@ -88,19 +88,14 @@ struct mmiod_client {
 
 /* --- datagrams ----------------------------------------------------------------------- */
 
-static inline void mmiod_deafen(struct mmiod_client *client)
-{
-    if (client->ear)
-        close(client->ear - 1);
-    client->ear = 0;
-}
-
 /* Ends the connection, and all that was granted on it. */
 static inline void mmiod_close(struct mmiod_client *client)
 {
-    mmiod_deafen(client);
     if (client->fixtures)
         mmiod_fixtures_clear(client->fixtures);
+    if (client->heard && client->shared) /* closing would do, but for a copy that a fork has */
+        epoll_ctl(client->shared->descriptors[2 + client->vcpu], EPOLL_CTL_DEL, client->socket, NULL);
+    client->heard = 0;
     if (client->socket >= 0)
         close(client->socket);
     if (client->descriptor >= 0)
@@ -561,9 +556,9 @@ static inline int mmiod_share(struct mmiod_client *client, struct mmiod_shared *
         mmiod_shared_close(shared);
         return result;
     }
-    mmiod_deafen(client);
     client->shared = shared;
     client->share = shared->shares;
+    client->heard = 0;
     return 0;
 #else
     (void)client, (void)shared, (void)memfd;
@@ -671,14 +666,14 @@ static inline int mmiod_slot_next(struct mmiod_client *client)
 
     if (state == MMIOD_SHARED_STATE_READY && client->socket < 0)
         return mmiod_next(client, 0); /* nobody looks there any more */
-    if (state == MMIOD_SHARED_STATE_READY && !client->ear) {
-        result = mmiod_slot_listen(shared, client->vcpu, client->socket);
+    if (state == MMIOD_SHARED_STATE_READY && !client->heard) {
+        result = mmiod_slot_hear(shared, client->vcpu, client->socket);
         if (result < 0)
             return result;
-        client->ear = 1 + result;
+        client->heard = 1;
     }
     if (state == MMIOD_SHARED_STATE_READY)
-        state = mmiod_slot_wait(shared, client->vcpu, client->ear - 1);
+        state = mmiod_slot_wait(shared, client->vcpu);
     switch (state) {
     case MMIOD_SHARED_STATE_COMPLETE:
         return mmiod_slot_take(client);

@@ -180,7 +180,7 @@ class Client:
         return self._request("RESTORE", length=length)
 
     def share(self, slots: int, length: int) -> tuple[int, bytes]:
-        """Offer shared memory; its descriptors go along: memfd, kick, a socket for each slot."""
+        """Offer shared memory; its descriptors go along: memfd, kick, an ear for each slot."""
         return self._request("SHARE", slots=slots, length=length)
 
     def query_claims(self) -> tuple[int, bytes]:

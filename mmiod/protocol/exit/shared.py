@@ -16,7 +16,7 @@ from mmiod.protocol.exit.table import LAYOUTS, NUMBERS
 PAGE: Final = 4096
 """Bytes of the header's page, and of each slot."""
 MAX_SLOTS: Final = 251
-"""Their sockets come with one message (SCM_MAX_FD), two more descriptors with them."""
+"""Their ears come with one message (SCM_MAX_FD), two more descriptors with them."""
 _HEADER: Final = {member.name: member for member in LAYOUTS["shared_header"].members}
 _SLOT: Final = {member.name: member for member in LAYOUTS["shared_slot"].members}
 DAEMON_SLEEPS: Final = _HEADER["daemon_sleeps"].offset

@@ -18,16 +18,13 @@
 #define MMIOD_SHARED_SLOTS 251
 #define MMIOD_SHARED_RING 64u
 #define MMIOD_SHARED_SPIN 400 /* looks at a slot before its client sleeps; a few us */
-#define MMIOD_SHARED_WAKES 8 /* sleeps, after which the wake-ups are read */
 
 struct mmiod_shared {
     uint8_t *memory;
     size_t length;                       /* of the memory: what is behind the slots is for published registers */
     uint32_t slots;
     uint32_t shares;                     /* how often the daemon was told of it */
-    int descriptors[2 + MMIOD_SHARED_SLOTS]; /* as SHARE sends them: memfd, kick, the daemon's ends */
-    int wake[MMIOD_SHARED_SLOTS];        /* our ends */
-    uint8_t slept[MMIOD_SHARED_SLOTS];   /* sleeps since they were read */
+    int descriptors[2 + MMIOD_SHARED_SLOTS]; /* as SHARE sends them: memfd, kick, the vCPUs' ears */
 };
 
 static inline struct mmiod_shared_slot *mmiod_slot(const struct mmiod_shared *shared, uint32_t vcpu)
@@ -85,44 +82,33 @@ static inline uint32_t mmiod_slot_spin(const struct mmiod_shared *shared, uint32
     return state;
 }
 
-/* An epoll for mmiod_slot_wait, which also hears when `other` (-1: none) can be read; or a negative errno. */
-static inline int mmiod_slot_listen(const struct mmiod_shared *shared, uint32_t vcpu, int other)
+/* Lets mmiod_slot_wait hear, too, when `other` can be read; 0 or a negative errno. */
+static inline int mmiod_slot_hear(const struct mmiod_shared *shared, uint32_t vcpu, int other)
 {
     struct epoll_event event;
-    int ear = epoll_create1(EPOLL_CLOEXEC);
-    int result;
 
     memset(&event, 0, sizeof(event));
-    event.events = EPOLLIN | EPOLLET; /* each wake-up once, whether or not it was read */
-    if (ear >= 0 && epoll_ctl(ear, EPOLL_CTL_ADD, shared->wake[vcpu], &event) == 0) {
-        event.events = EPOLLIN;
-        if (other < 0 || epoll_ctl(ear, EPOLL_CTL_ADD, other, &event) == 0)
-            return ear;
-    }
-    result = -errno;
-    if (ear >= 0)
-        close(ear);
-    return result;
+    event.events = EPOLLIN;
+    return epoll_ctl(shared->descriptors[2 + vcpu], EPOLL_CTL_ADD, other, &event) < 0 && errno != EEXIST
+               ? -errno
+               : 0;
 }
 
 /*
- * Sleeps until the exit may be answered, or what else `ear` hears: the slot's state.  That is one system
- * call, as wake-ups are read only now and then: there is room for some 270.
+ * Sleeps until the exit may be answered, or what else the vCPU's ear hears: the slot's state.  That is
+ * one system call, as a wake-up is nothing that is to be read: the daemon's eventfd is in the ear,
+ * edge-triggered.
  */
-static inline uint32_t mmiod_slot_wait(struct mmiod_shared *shared, uint32_t vcpu, int ear)
+static inline uint32_t mmiod_slot_wait(const struct mmiod_shared *shared, uint32_t vcpu)
 {
     struct mmiod_shared_slot *slot = mmiod_slot(shared, vcpu);
     struct epoll_event heard[2];
-    uint8_t bytes[64];
 
     __atomic_store_n(&slot->client_sleeps, 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (mmiod_slot_state(shared, vcpu) == MMIOD_SHARED_STATE_READY)
-        epoll_wait(ear, heard, 2, -1);
+        epoll_wait(shared->descriptors[2 + vcpu], heard, 2, -1);
     __atomic_store_n(&slot->client_sleeps, 0, __ATOMIC_RELAXED);
-    if (++shared->slept[vcpu] % MMIOD_SHARED_WAKES == 0)
-        while (recv(shared->wake[vcpu], bytes, sizeof(bytes), MSG_DONTWAIT) == (ssize_t)sizeof(bytes))
-            ;
     return mmiod_slot_state(shared, vcpu);
 }
 
@@ -133,10 +119,8 @@ static inline void mmiod_shared_close(struct mmiod_shared *shared)
 
     munmap(shared->memory, shared->length);
     close(shared->descriptors[1]);
-    for (n = 0; n < shared->slots; n++) {
+    for (n = 0; n < shared->slots; n++)
         close(shared->descriptors[2 + n]);
-        close(shared->wake[n]);
-    }
 }
 
 /* Makes the client's side for `slots` vCPUs in a memfd that is the caller's: see mmiod_share. */
@@ -159,11 +143,10 @@ static inline int mmiod_shared_init(struct mmiod_shared *shared, int memfd, uint
     shared->descriptors[0] = memfd;
     shared->descriptors[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     while (shared->descriptors[1] >= 0 && shared->slots < slots) {
-        int pair[2];
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        int ear = epoll_create1(EPOLL_CLOEXEC);
+        if (ear < 0)
             break;
-        shared->descriptors[2 + shared->slots] = pair[0];
-        shared->wake[shared->slots++] = pair[1];
+        shared->descriptors[2 + shared->slots++] = ear;
     }
     if (shared->descriptors[1] >= 0 && shared->slots == slots)
         return 0;

@@ -58,7 +58,7 @@ message CLAIMS 75 to-client tail   # `count` claims; sent when asked and when th
     u32 remaining           # in the messages that follow
     u32 reserved
 
-message SHARE 76 to-daemon         # with a sealed memfd, an eventfd (the kick), a socket for each vCPU
+message SHARE 76 to-daemon         # with a sealed memfd, an eventfd (the kick), an epoll (ear) for each vCPU
     u32 serial
     u32 slots               # as many as the session has vCPUs
     u64 length              # of the memfd: 4096 * (1 + slots) bytes or more

@@ -24,7 +24,7 @@ struct shared_posted        # entry sequence % 64 of a vCPU's ring: what POSTED 
 
 struct shared_slot          # one per vCPU
     u32 state
-    u32 client_sleeps       # not 0: the client waits for its socket
+    u32 client_sleeps       # not 0: the client waits for its ear
     u64 posted              # sequence of the last posted write in the ring
     u8 reserved[48]
     u64 applied             # the daemon's: sequence of the last posted write that it took out
