@@ -19,6 +19,7 @@ import platform
 import select
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 from mmiod.attach.vcpu_slot import Failed, Shared, Slot, Take
@@ -184,6 +185,7 @@ def share(
     with contextlib.ExitStack() as taken:
         try:
             mapping = _mapped(memfd, request.length)
+            _check_kind(kick, "eventfd")
             wakes = [_waking(ear, taken) for ear in ears]
             owned = os.dup(kick)
             taken.callback(os.close, owned)
@@ -202,6 +204,13 @@ def _mapped(memfd: int, length: int) -> mmap.mmap:
     if not fcntl.fcntl(memfd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
         raise OSError("F_SEAL_SHRINK is missing")
     return mmap.mmap(memfd, length)
+
+
+def _check_kind(descriptor: int, kind: str) -> None:
+    """An epoll for the kick would have the pump's own wait for its lock, which a client can hold."""
+    found = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    if found != f"anon_inode:[{kind}]":
+        raise OSError(f"{found} is no {kind}")
 
 
 def _waking(ear: int, taken: contextlib.ExitStack) -> int:

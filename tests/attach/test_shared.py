@@ -266,20 +266,20 @@ async def test_share_that_does_not_fit_names_the_field(rig: Rig, name: str, mess
             assert (await guest.expect(Error)).name == name
 
 
-@pytest.mark.parametrize("wrong", ["unsealed", "short", "kick", "ear"])
+@pytest.mark.parametrize("wrong", ["unsealed", "short", "kick", "epoll", "ear"])
 async def test_descriptors_of_another_kind_are_refused(rig: Rig, wrong: str, tmp_path: Path) -> None:
-    """Memory that could shrink, or is short; a file for the kick; an eventfd for an epoll."""
+    """Memory that could shrink, or is short; a file or an epoll for the kick; an eventfd for an ear."""
     async with serving(rig):
         guest = await attach(rig, required=CAPABILITY)
         with Slots(guest) as slots, (tmp_path / "file").open("wb") as file:
             seals, length = (0, slots.length) if wrong == "unsealed" else (2, slots.length)
             with sealed(length // 2 if wrong == "short" else length, seals) as memfd:
-                kick = file.fileno() if wrong == "kick" else slots.kick
+                kicks = {"kick": file.fileno(), "epoll": slots.ears[0].fileno()}
                 ears = [ear.fileno() for ear in slots.ears]
                 if wrong == "ear":
                     ears[1] = slots.kick
                 message = pack("SHARE", serial=1, slots=2, length=slots.length)
-                await guest.send(message, memfd, kick, *ears)
+                await guest.send(message, memfd, kicks.get(wrong, slots.kick), *ears)
                 refused = await guest.expect(Error)
         assert (refused.code, refused.name) == (NUMBERS["error"]["DESCRIPTOR"], "share.length")
 
