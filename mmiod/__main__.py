@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING, Final
 from mmiod import __version__
 
 if TYPE_CHECKING:
+    from mmiod.building import Daemon
     from mmiod.errors import ConfigError
 
 DEFAULT_CONFIG: Final = Path("/etc/mmiod/mmiod.toml")
+INTERRUPTED: Final = 130
+MAX_MEMORY_MIB: Final = 3072
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; the exit status is 0 if all went well, 1 if not, 2 for a wrong call."""
+    """Run a subcommand; the exit status: 0 if all is well, 1 if not, 2 for a wrong call, 130 after Ctrl-C."""
     parsed = _parser().parse_args(arguments)
-    status: int = parsed.run(parsed)
+    try:
+        status: int = parsed.run(parsed)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status
 
 
@@ -40,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     demo = commands.add_parser("demo", help="boot SeaBIOS on Python devices and show the traffic")
     demo.add_argument(
-        "--memory", type=int, default=128, metavar="MIB", help="guest memory (default: %(default)s)"
+        "--memory", type=_mib, default=128, metavar="MIB", help="guest memory (default: %(default)s)"
     )
     demo.add_argument("--json", action="store_true", help="print the final figures as JSON only")
     demo.set_defaults(run=_demo)
@@ -51,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     linux.add_argument("stock", type=Path, metavar="DIRECTORY", help="what .ci/stock prints")
     linux.set_defaults(run=_demo_linux)
     return parser
+
+
+def _mib(text: str) -> int:
+    """Guest memory; from 3 GiB on are the addresses of PCI devices."""
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_MEMORY_MIB:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_MEMORY_MIB}")
+    return int(text)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -77,10 +90,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError, RestoreError) as error:
         return _refuse(ConfigError([str(error)]))
     try:
-        loaded = config.load(arguments.config)
+        found = config.examine_config(arguments.config)
+        loaded = found.rest()
         limiter = log.configure(loaded.daemon.log_level)
         saved = watch.changes() if arguments.watch else None
-        built = daemon.build(loaded)
+        built = daemon.build(loaded, found.problems)
         succeed = partial(succession.succeed, loaded.daemon.control, built.machines, built.watchdog)
         if successor is not None:
             heir.check(built.upgrader, successor.estate)
@@ -92,12 +106,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _try(arguments: argparse.Namespace, inherited: bytes) -> int:
     """Whether this program, executed anew, would serve on with what is inherited."""
-    from mmiod import config, daemon
     from mmiod.errors import ConfigError
     from mmiod.upgrade import estate, heir
 
     try:
-        built = daemon.build(config.load(arguments.config))
+        built = _build(arguments.config)
         try:
             heir.check(built.upgrader, estate.load(inherited))
         finally:
@@ -108,15 +121,22 @@ def _try(arguments: argparse.Namespace, inherited: bytes) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from mmiod import config, daemon
     from mmiod.errors import ConfigError
 
     try:
-        built = daemon.build(config.load(arguments.config))
+        built = _build(arguments.config)
     except ConfigError as error:
         return _refuse(error)
     print(f"{arguments.config}: {built.status()}")
     return 0
+
+
+def _build(path: Path) -> Daemon:
+    """What would serve; every problem of every file is in the ConfigError that may be raised."""
+    from mmiod import config, daemon
+
+    found = config.examine_config(path)
+    return daemon.build(found.rest(), found.problems)
 
 
 def _refuse(error: ConfigError) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -114,28 +114,23 @@ class Daemon:
         return f"{len(self.machines)} VMs, {attached} attached, {devices} devices, {accesses} accesses"
 
 
-def build(config: Config) -> Daemon:
+def build(config: Config, problems: Sequence[str] = ()) -> Daemon:
     """Load all plugins and assemble all machines; nothing is started.
 
+    Args:
+        config: what to build.
+        problems: what is wrong with mmiod.toml, of which `config` is what is left.
+
     Raises:
-        ConfigError: with every problem of every machine file.
+        ConfigError: with these, and every problem of every machine file.
     """
     settings = config.daemon
     recorder = Recorder(settings.recorder_capacity)
     deadline_ns = settings.hook_deadline_ms * 1_000_000
     plugins = Registry([*settings.plugins, *bundled_directories()])
-    machines: dict[str, Machine] = {}
-    described: dict[tuple[str, str], tuple[DeviceDescription, Path]] = {}
-    backends: dict[tuple[str, str], Backends] = {}
-    problems: list[str] = []
-    for vm in config.vm:
-        try:
-            machines[vm.name] = _machine(vm, plugins, recorder, backends, described, deadline_ns)
-        except ConfigError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    problems += _contended(backends)
-    if problems:
-        raise ConfigError(problems)
+    making = _Machines(plugins, recorder, deadline_ns, list(problems))
+    making.make(config.vm)
+    machines, described = making.machines, making.described
     watchdog = Watchdog([machine.mark for machine in machines.values()], deadline_ns)
     pump = Pump(watchdog.working, cap_ns(settings.spin_us))
     attachments = {vm.name: _attachment(vm, machines[vm.name], pump, settings) for vm in config.vm}
@@ -148,7 +143,7 @@ def build(config: Config) -> Daemon:
             ShortWay(pump.soon, attachments[vm].inject_now),
             pump.give_way,
         )
-        for (vm, device), chosen in backends.items()
+        for (vm, device), chosen in making.backends.items()
     }
 
     def work(action: Callable[[], None]) -> None:
@@ -175,35 +170,72 @@ def _attachment(vm: VmConfig, machine: Machine, pump: Pump, settings: DaemonConf
     return VmAttachment(machine, pump, offer, settings.reconnect_grace_s)
 
 
-def _machine(
-    vm: VmConfig,
-    plugins: Registry,
-    recorder: Recorder,
-    backends: dict[tuple[str, str], Backends],
-    known: dict[tuple[str, str], tuple[DeviceDescription, Path]],
-    deadline_ns: int,
-) -> Machine:
-    file, directory = vm.machine.path, vm.machine.directory
-    description = configuration.load_machine(file, directory)
-    problems: list[str] = []
-    parts: dict[str, Part] = {}
-    isolated: dict[str, MakeHost] = {}
-    for name, described in description.devices.items():
-        try:
-            plugin = plugins.get(described.plugin)
-            parts[name] = (plugin, configuration.configure(plugin, described, directory))
-            backends[vm.name, name] = choose(plugin, Place(vm.name, name, "", directory), described.streams)
-            known[vm.name, name] = described, directory
+@define(eq=False)
+class _Machines:
+    """Makes the machines of all VMs; what is wrong with one keeps none of the others from being looked at."""
+
+    plugins: Registry
+    recorder: Recorder
+    deadline_ns: int
+    problems: list[str]
+    machines: dict[str, Machine] = field(factory=dict)
+    described: dict[tuple[str, str], tuple[DeviceDescription, Path]] = field(factory=dict)
+    """By VM and device; the folder is the machine file's."""
+    backends: dict[tuple[str, str], Backends] = field(factory=dict)
+
+    def make(self, vms: Iterable[VmConfig]) -> None:
+        """Make them all.
+
+        Raises:
+            ConfigError: with every problem; of several VMs with one machine file once.
+        """
+        for vm in vms:
+            try:
+                self._machine(vm)
+            except ConfigError as error:
+                self.problems += error.problems
+        self.problems += _contended(self.backends)
+        if self.problems:
+            for host in (host for machine in self.machines.values() for host in machine.hosts.values()):
+                host.close()
+            raise ConfigError(list(dict.fromkeys(self.problems)))
+
+    def _machine(self, vm: VmConfig) -> None:
+        found = configuration.examine_machine(vm.machine.path, vm.machine.directory)
+        self.problems += found.problems
+        description = found.rest()
+        parts: dict[str, Part] = {}
+        isolated: dict[str, MakeHost] = {}
+        for name, described in description.devices.items():
+            part = self._part(vm, name, described)
+            if part is None:
+                continue
+            parts[name] = part
             if described.isolation == PROCESS:
-                source = plugins.current[described.plugin].source
-                isolated[name] = partial(process_host, source, described, directory, deadline_ns)
-        except ConfigError as error:
-            problems += [f"{file}: devices.{name}.{problem}" for problem in error.problems]
+                source = self.plugins.current[described.plugin].source
+                directory = vm.machine.directory
+                isolated[name] = partial(process_host, source, described, directory, self.deadline_ns)
+        complete = found.whole and parts.keys() == description.devices.keys()
+        if complete:  # else wires would lead nowhere for that alone
+            self.machines[vm.name] = _assemble(vm, description, parts, isolated, self.recorder)
+
+    def _part(self, vm: VmConfig, name: str, described: DeviceDescription) -> Part | None:
+        """A device's class and configuration, if both are there; its backends are chosen."""
+        place, directory = f"{vm.machine.path}: devices.{name}", vm.machine.directory
+        try:
+            plugin = self.plugins.get(described.plugin)
         except (PluginError, ValueError) as error:
-            problems.append(f"{file}: devices.{name}: {error}")
-    if problems:
-        raise ConfigError(problems)
-    return _assemble(vm, description, parts, isolated, recorder)
+            self.problems.append(f"{place}: {error}")
+            return None
+        configured = configuration.examine_device(plugin, described, directory)
+        self.problems += [f"{place}.{problem}" for problem in configured.problems]
+        try:
+            at = Place(vm.name, name, "", directory)
+            self.backends[vm.name, name] = choose(plugin, at, described.streams)
+        except (PluginError, ValueError) as error:
+            self.problems.append(f"{place}: {error}")
+        self.described[vm.name, name] = described, directory
+        return (plugin, configured.value) if configured.whole else None
 
 
 def _contended(backends: Mapping[tuple[str, str], Backends]) -> list[str]:

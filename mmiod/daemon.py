@@ -78,16 +78,13 @@ async def serve(
     Raises:
         ConfigError: a socket cannot be bound.
     """
-    log = structlog.get_logger()
     with contextlib.ExitStack() as sockets:
         server = Server(Service.of(interface(daemon)))
         control = _open(sockets, daemon, Listeners(sockets, passed, heir, daemon.upgrader.listening))
         daemon.upgrader.callers = partial(server.waiting, UPGRADE)
         daemon.upgrader.before = partial(limiter.report, final=True)
         succeed()
-        callers = [] if heir is None else heir.callers()
-        if heir is not None:
-            heir.take_over(daemon.upgrader)
+        callers = [] if heir is None else _inherit(daemon, heir)
         daemon.watchdog.start()
         sockets.callback(daemon.watchdog.stop)
         async with trio.open_nursery() as nursery:
@@ -99,23 +96,14 @@ async def serve(
                 nursery.start_soon(follow, daemon.reloader, saved)
             if notifier.watchdog_s is not None:
                 nursery.start_soon(_feed_watchdog, daemon, notifier)
-            gc.collect()
-            gc.freeze()  # what is here now stays; collecting it again would only cost pauses
-            sockets.callback(gc.unfreeze)  # a process may go on when its daemon has ended: the tests' does
-            notifier.ready(daemon.status())
-            daemon.started.set()
-            log.info(
-                "daemon_started",
-                vms=sorted(daemon.machines),
-                control=str(daemon.config.daemon.control),
-                compiled=compiled.made() is not None,
-            )
+            _freeze(sockets)
+            _started(daemon, notifier)
             if heir is not None:
                 _upgraded(nursery, daemon, heir, server, callers)
             await daemon.stopping.wait()
             notifier.stopping("answering what is in flight")
             await _drain(daemon)
-            log.info("daemon_stopped", accesses=daemon.recorder.serial)
+            structlog.get_logger().info("daemon_stopped", accesses=daemon.recorder.serial)
             nursery.cancel_scope.cancel()
     limiter.report(final=True)
 
@@ -140,6 +128,25 @@ def _start(nursery: trio.Nursery, daemon: Daemon) -> None:
         nursery.start_soon(task.run)
 
 
+def _freeze(stack: contextlib.ExitStack) -> None:
+    """What is here now stays: collecting it again would only cost pauses."""
+    gc.collect()
+    gc.freeze()
+    stack.callback(gc.unfreeze)  # a process may go on when its daemon has ended: the tests' does
+
+
+def _started(daemon: Daemon, notifier: Notifier) -> None:
+    """Tell of it: the service manager, whoever waits, the log."""
+    notifier.ready(daemon.status())
+    daemon.started.set()
+    structlog.get_logger().info(
+        "daemon_started",
+        vms=sorted(daemon.machines),
+        control=str(daemon.config.daemon.control),
+        compiled=compiled.made() is not None,
+    )
+
+
 async def _drain(daemon: Daemon) -> None:
     """Take nothing new, and let backends take what devices have sent."""
     for attachment in daemon.attachments.values():
@@ -149,6 +156,13 @@ async def _drain(daemon: Daemon) -> None:
     async with trio.open_nursery() as draining:
         for task in daemon.device_tasks.values():
             draining.start_soon(task.drain)
+
+
+def _inherit(daemon: Daemon, heir: Heir) -> list[int]:
+    """Have what the program before had; gives the connections that wait to be told of it."""
+    callers = heir.callers()
+    heir.take_over(daemon.upgrader)
+    return callers
 
 
 def _listen(listeners: Listeners, vm: VmConfig, attachment: Attachment) -> None:

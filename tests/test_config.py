@@ -14,6 +14,7 @@ from mmiod.config import Config, DaemonConfig, MachineFile, VmConfig
 from mmiod.errors import ConfigError
 from mmiod.machine.address_map import Policy
 from mmiod.machine.description import DeviceDescription, ImageDescription, Placement
+from mmiod.machine.host import InlineHost
 from mmiod.values import Space
 
 ROOT = Path(__file__).parents[1]
@@ -147,6 +148,7 @@ def test_paths_are_relative_to_their_file(tmp_path: Path) -> None:
         (b"[daemon]\ncontrol = \n", "Invalid value (at line 2, column 11)"),
         (b"a = 1\na = 2\n", "Cannot overwrite a value (at line 2, column 6)"),
         (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        (b"a = " + b"[" * 100_000, "its arrays or tables are nested too deep"),
     ],
 )
 def test_file_that_is_no_toml(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -154,6 +156,39 @@ def test_file_that_is_no_toml(tmp_path: Path, content: bytes, reason: str) -> No
     path = tmp_path / "mmiod.toml"
     path.write_bytes(content)
     assert [reason] == problems(path)
+
+
+def test_number_that_python_does_not_read_is_told(tmp_path: Path) -> None:
+    """One of thousands of digits, which is no mistake of TOML's."""
+    (problem,) = problems(written(tmp_path, f"a = {'9' * 5000}\n"))
+    assert problem.startswith("Exceeds the limit")
+
+
+def test_text_that_no_system_call_takes_is_told(tmp_path: Path) -> None:
+    """A NUL ends a path, and a command, for the kernel; Python refuses it only when it is used."""
+    nul = r"a\u0000b"
+    text = f"""
+        [daemon]
+        control = "{nul}"
+        plugins = ["{nul}"]
+        [[vm]]
+        name = "one"
+        machine = "{nul}.toml"
+        socket = "{nul}"
+        """
+    assert {
+        "daemon.control: 'a\\x00b' holds a NUL",
+        "daemon.plugins[0]: 'a\\x00b' holds a NUL",
+        "vm[0].machine: 'a\\x00b.toml' holds a NUL",
+        "vm[0].socket: 'a\\x00b' holds a NUL",
+    } == set(problems(written(tmp_path, text)))
+    streams = f's = "process:{nul}"\nt = {{ kind = "block", path = "{nul}" }}'
+    machine = f'[devices.a]\nplugin = "x"\n[devices.a.streams]\n{streams}\n'
+    assert {
+        "devices['a'].streams['s']: 'process:a\\x00b' holds a NUL",
+        "devices['a'].streams['t'].path: 'a\\x00b' holds a NUL",
+    } == set(problems(written(tmp_path, machine, "one.toml"), "load_machine"))
+    assert ["embedded null byte"] == problems(tmp_path / "a\0b")
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -336,6 +371,104 @@ def test_problems_of_all_machines_and_devices_are_told(tmp_path: Path) -> None:
         assert re.fullmatch(expected, problem), problem
 
 
+KEYS = "plugin, at, slot, config, streams, isolation, mmap, dma"
+
+
+def told(directory: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What check-config says of mmiod.toml."""
+    assert 1 == __main__.main(["check-config", "--config", str(directory / "mmiod.toml")])
+    return capsys.readouterr().err.replace(f"{directory}/", "").splitlines()
+
+
+def test_one_mistake_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown keys and wrong values of mmiod.toml, of machine files, devices and their configuration."""
+    vm = '[[vm]]\nname = "{0}"\nmachine = "{0}.toml"\nsocket = "{0}.exit"\n'
+    head = "[daemon]\nrep_bound = 0\n[demon]\n"
+    written(tmp_path, head + vm.format("a") + 'color = "blue"\n' + vm.format("b") + vm.format("c"))
+    written(
+        tmp_path,
+        """
+        wires = { "u.irq" = "v.ir0" }
+        [devices.u]
+        plugin = "legacy/uart16550"
+        colour = 1
+        config = { speed = 1 }
+        streams = { console = "log", other = "log" }
+        [devices.v]
+        plugin = 5
+        [devices.w]
+        plugin = "legacy/uart1655"
+        slot = "0"
+        """,
+        "a.toml",
+    )
+    written(tmp_path, UART.format(name="u", port="0x3f8") + UART.format(name="v", port="0x3f8"), "c.toml")
+    here = str(ROOT / "devices")
+    assert [
+        "mmiod.toml: vm[0]: unknown color; known are name, machine, socket, protocol",
+        "mmiod.toml: daemon.rep_bound: 0 is not within 1..1024",
+        "mmiod.toml: unknown demon; known are vm, daemon",
+        f"a.toml: devices['u']: unknown colour; known are {KEYS}",
+        "a.toml: devices['v'].plugin: 5 is not a text",
+        "a.toml: devices['w'].slot: '0': a slot is \"00:01.0\", bus:device.function",
+        "a.toml: devices.u.config: unknown speed; known are none",
+        "a.toml: devices.u: streams.console, streams.other: the device has serial",
+        f"a.toml: devices.w: plugin legacy/uart1655: not found in {here}; there is legacy/uart16550",
+        "b.toml: No such file or directory",
+        "c.toml: v.ports at 0x3f8..0x3ff overlaps u.ports at 0x3f8..0x3ff in PIO",
+    ] == told(tmp_path, capsys)
+
+
+def test_unknown_key_does_not_keep_a_machine_from_being_assembled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of mmiod.toml, a device or its configuration: what overlaps and what is wired nowhere is told, too."""
+    one = UART.format(name="u", port="0x3f8") + "config = { speed = 1 }\n"
+    other = UART.format(name="v", port="0x3f8") + "colour = 1\n"
+    written(tmp_path, f"{VM}[demon]\n")
+    written(tmp_path, f'{one}{other}[wires]\n"u.int" = "vcpu0.intr"\n', "one.toml")
+    assert [
+        "mmiod.toml: unknown demon; known are vm, daemon",
+        f"one.toml: devices['v']: unknown colour; known are {KEYS}",
+        "one.toml: devices.u.config: unknown speed; known are none",
+        "one.toml: v.ports at 0x3f8..0x3ff overlaps u.ports at 0x3f8..0x3ff in PIO",
+        "one.toml: wire u.int -> vcpu0.intr: no output u.int; there is u.irq",
+    ] == told(tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ("plugin = 5", r"devices\['pic'\]\.plugin: 5 is not a text"),
+        ('plugin = "none"', "devices.pic: plugin none: not found in .*"),
+        ('plugin = "legacy/pic8259"\nat = 5', r"devices\['pic'\]\.at: 5 is not a table"),
+    ],
+)
+def test_what_follows_from_a_mistake_is_not_told(tmp_path: Path, wrong: str, problem: str) -> None:
+    """A wire to a device that cannot be read, or whose plugin is not there, is no mistake of its own."""
+    machine = f"[devices.pic]\n{wrong}\n{UART.format(name='u', port='0x3f8')}"
+    (told,) = built(tmp_path, f'{machine}[wires]\n"u.irq" = "pic.ir4"\n')
+    assert re.fullmatch(f"m0.toml: {problem}", told), told
+
+
+def test_two_vms_of_one_name_are_told_beside_an_unknown_key(tmp_path: Path) -> None:
+    """What holds for all tables together is looked at without the key."""
+    assert [
+        "unknown demon; known are vm, daemon",
+        f"two VMs are called one; {tmp_path}/one.exit is the socket of two",
+    ] == problems(written(tmp_path, f"{VM}{VM}[demon]\n"))
+
+
+def test_machines_that_were_made_are_closed_where_another_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device may have a process of its own, which nobody else would end."""
+    closed: list[str] = []
+    monkeypatch.setattr(InlineHost, "close", lambda host: closed.append(host.name))
+    (problem,) = built(tmp_path, UART.format(name="u", port="0x3f8"), "[devices]\na = 5\n")
+    assert ("m1.toml: devices['a']: 5 is not a table", ["u"]) == (problem, closed)
+
+
 def test_missing_machine_file_is_told(tmp_path: Path) -> None:
     """By its path, once for each VM's own file."""
     path = written(tmp_path, VM)
@@ -392,6 +525,26 @@ def test_demo_of_a_directory_that_is_not_the_stock_is_refused(
     assert 1 == __main__.main(["demo-linux", str(tmp_path)])
     lacks = f"DIRECTORY: {tmp_path} has no vmlinuz, busybox, modules; .ci/stock makes one and prints where\n"
     assert lacks == capsys.readouterr().err
+
+
+@pytest.mark.parametrize("memory", ["-1", "0", "3073", "x", ""])
+def test_demo_refuses_memory_that_a_guest_cannot_have(
+    memory: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything starts, with what it can have."""
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["demo", f"--memory={memory}"])
+    assert f"{memory!r} is no number from 1 to 3072" in capsys.readouterr().err
+
+
+def test_interrupted_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the daemon answers to signals itself: 130, as a shell has it."""
+
+    def interrupt(_path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(config, "examine_config", interrupt)
+    assert 130 == __main__.main(["check-config"])
 
 
 def test_check_config_accepts_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
@@ -506,6 +659,24 @@ def test_a_circle_of_extensions_is_refused(tmp_path: Path) -> None:
     written(tmp_path, 'extends = "one.toml"\n[devices]\n', "two.toml")
     with pytest.raises(ConfigError, match=r"two\.toml: extends: one\.toml is extended by itself"):
         config.load_machine(path)
+
+
+def test_extensions_have_an_end(tmp_path: Path) -> None:
+    """16 files above the last one are read; the next one is told."""
+    for number in range(18):
+        written(tmp_path, f'extends = "m{number + 1}.toml"\n', f"m{number}.toml")
+    written(tmp_path, '[devices.a]\nplugin = "x"\n', "m18.toml")
+    assert ["a"] == list(config.load_machine(tmp_path / "m2.toml").devices)
+    with pytest.raises(ConfigError, match=r"m17\.toml: extends: 16 files extend one another already"):
+        config.load_machine(tmp_path / "m1.toml")
+
+
+def test_tables_that_are_too_deep_to_be_laid_over_others_are_told(tmp_path: Path) -> None:
+    """Read they can be: a key with dots is no recursion for TOML."""
+    deep = f"devices.a{'.a' * 5000} = 1\n"
+    written(tmp_path, deep, "base.toml")
+    path = written(tmp_path, f'extends = "base.toml"\n{deep}')
+    assert ["its arrays or tables are nested too deep"] == problems(path, "load_machine")
 
 
 def test_a_plugin_that_is_not_there_is_told_with_what_may_be_meant(tmp_path: Path) -> None:

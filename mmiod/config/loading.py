@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmiod.config.examined import Examined, examine
 from mmiod.config.machines import read, read_machine
 from mmiod.config.settings import Config
-from mmiod.config.structuring import converter_for, structure
+from mmiod.config.structuring import converter_for
 from mmiod.device import Device
 from mmiod.machine.description import DeviceDescription, MachineDescription
 
@@ -17,7 +18,16 @@ def load(path: Path) -> Config:
     Raises:
         ConfigError: with every problem.
     """
-    return structure(path, read(path), Config, converter_for(path.parent))
+    return examine_config(path).sound()
+
+
+def examine_config(path: Path) -> Examined[Config]:
+    """What mmiod.toml says, and what is wrong with it.
+
+    Raises:
+        ConfigError: it cannot be read at all.
+    """
+    return examine(path, read(path), Config, converter_for(path.parent))
 
 
 def load_machine(path: Path, directory: Path | None = None) -> MachineDescription:
@@ -30,7 +40,16 @@ def load_machine(path: Path, directory: Path | None = None) -> MachineDescriptio
     Raises:
         ConfigError: with every problem.
     """
-    return structure(path, read_machine(path), MachineDescription, converter_for(directory or path.parent))
+    return examine_machine(path, directory).sound()
+
+
+def examine_machine(path: Path, directory: Path | None = None) -> Examined[MachineDescription]:
+    """What a machine file says, with the one that it `extends`, and what is wrong with it.
+
+    Raises:
+        ConfigError: it cannot be read at all.
+    """
+    return examine(path, read_machine(path), MachineDescription, converter_for(directory or path.parent))
 
 
 def configure(plugin: type[Device], described: DeviceDescription, directory: Path) -> object:
@@ -39,5 +58,10 @@ def configure(plugin: type[Device], described: DeviceDescription, directory: Pat
     Raises:
         ConfigError: with every problem.
     """
+    return examine_device(plugin, described, directory).sound()
+
+
+def examine_device(plugin: type[Device], described: DeviceDescription, directory: Path) -> Examined[object]:
+    """What a device's `config` says to its plugin, and what is wrong with it."""
     own = converter_for(directory).copy()  # what it compiles for the class must go with the class
-    return structure(Path("config"), described.config, plugin.config_class, own)
+    return examine(Path("config"), described.config, plugin.config_class, own)

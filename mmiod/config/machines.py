@@ -15,6 +15,9 @@ from mmiod.errors import ConfigError
 
 BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 """A name that is no path: that of a machine file that comes with mmiod."""
+MAX_BASES: Final = 16
+"""Files above the one that all of them extend."""
+TOO_DEEP: Final = "its arrays or tables are nested too deep"
 
 
 @frozen
@@ -65,7 +68,13 @@ def read_machine(path: Path, above: tuple[Path, ...] = ()) -> Mapping[str, objec
     extended = _base(path, base)
     if extended in (*above, path):
         raise ConfigError([f"{path}: extends: {base} is extended by itself"])
-    return _merge(read_machine(extended, (*above, path)), tables)
+    if len(above) >= MAX_BASES:
+        raise ConfigError([f"{path}: extends: {MAX_BASES} files extend one another already"])
+    below = read_machine(extended, (*above, path))
+    try:
+        return _merge(below, tables)
+    except RecursionError as error:
+        raise ConfigError([f"{path}: {TOO_DEEP}"]) from error
 
 
 def _base(path: Path, name: object) -> Path:
@@ -106,5 +115,7 @@ def read(path: Path) -> Mapping[str, object]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of UTF-8, and of a number with thousands of digits
         raise ConfigError([f"{path}: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: {TOO_DEEP}"]) from error

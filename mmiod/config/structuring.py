@@ -1,21 +1,20 @@
-"""How TOML values become ours, and what is said of those that do not."""
+"""How TOML values become ours."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_origin
+from typing import Any, Final, get_origin
 
 import attrs
 import cattrs
-from cattrs.cols import homogenous_tuple_structure_factory
+from cattrs.cols import homogenous_tuple_structure_factory, is_mapping, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
 from mmiod.config.machines import MachineFile, machine_called
 from mmiod.config.settings import DaemonConfig, VmConfig
-from mmiod.errors import ConfigError
 from mmiod.machine.address_map import LENGTHS, Policy
 from mmiod.machine.description import (
     BackendDescription,
@@ -28,41 +27,7 @@ from mmiod.machine.description import (
 )
 from mmiod.values import Space
 
-T = TypeVar("T")
-
 SLOT: Final = re.compile(r"([0-9a-fA-F]{2}):([0-1][0-9a-fA-F])\.([0-7])")
-
-
-def structure(path: Path, data: Mapping[str, object], kind: type[T], converter: cattrs.Converter) -> T:
-    """What a file's tables, or those of a place that `path` names, say.
-
-    Raises:
-        ConfigError: with every problem.
-    """
-    try:
-        return converter.structure(data, kind)
-    except (cattrs.BaseValidationError, ValueError, TypeError) as error:
-        problems = cattrs.transform_error(error, format_exception=_explain)
-        raise ConfigError([f"{path}: {_place(problem)}" for problem in problems]) from error
-
-
-def _explain(error: BaseException, kind: type | None) -> str:
-    if isinstance(error, cattrs.ForbiddenExtraKeysError):
-        unknown = ", ".join(sorted(error.extra_fields))
-        known = ", ".join(field.name for field in attrs.fields(error.cl))
-        return f"unknown {unknown}; known are {known or 'none'}"
-    if isinstance(error, KeyError):
-        return "is missing"
-    if isinstance(error, ValueError | TypeError):
-        return str(error)
-    return cattrs.v.format_exception(error, kind)
-
-
-def _place(problem: str) -> str:
-    """Turn "reason @ $.vm[0].name" into "vm[0].name: reason"."""
-    reason, _, place = problem.rpartition(" @ ")
-    place = place.removeprefix("$").removeprefix(".")
-    return f"{place}: {reason}" if place else reason
 
 
 @lru_cache(maxsize=8)  # cattrs compiles code for it: 5 ms, once for all devices of a file
@@ -72,9 +37,9 @@ def converter_for(directory: Path) -> cattrs.Converter:
     hooks: dict[type, Callable[[Any, Any], object]] = {
         int: _integer,
         bool: _exact(bool, "true or false"),
-        str: _exact(str, "a text"),
-        Path: lambda value, _: directory / _exact(str, "a path")(value, str),
-        MachineFile: lambda value, _: machine_called(_exact(str, "a path")(value, str), directory),
+        str: lambda value, _: _text(value, "a text"),
+        Path: lambda value, _: directory / _text(value, "a path"),
+        MachineFile: lambda value, _: machine_called(_text(value, "a path"), directory),
         Space: lambda value, _: _space(value),
         Policy: lambda value, _: _policy(value),
         Placement: lambda value, _: _placement(value),
@@ -82,6 +47,7 @@ def converter_for(directory: Path) -> cattrs.Converter:
     for kind, hook in hooks.items():
         converter.register_structure_hook(kind, hook)
     converter.register_structure_hook_factory(_is_tuple, _array)
+    converter.register_structure_hook_factory(is_mapping, _mapping)
     converter.register_structure_hook(BackendDescription, partial(_backend, converter))
     converter.register_structure_hook(Sinks, partial(_sinks, converter))
     for table in (UnclaimedDescription, ImageDescription, VmConfig, DaemonConfig, MachineDescription):
@@ -102,6 +68,10 @@ def _is_tuple(kind: object) -> bool:
 
 def _array(kind: type[Any], converter: cattrs.BaseConverter) -> Callable[[Any, Any], Any]:
     return _only(list, "an array", homogenous_tuple_structure_factory(kind, converter))
+
+
+def _mapping(kind: type[Any], converter: cattrs.BaseConverter) -> Callable[[Any, Any], Any]:
+    return _only(dict, "a table", mapping_structure_factory(kind, converter))
 
 
 def _table(
@@ -157,18 +127,26 @@ def _exact(kind: type, name: str) -> Callable[[object, object], Any]:
     return structure
 
 
+def _text(value: object, name: str) -> str:
+    """A text that a system call takes."""
+    text = str(_exact(str, name)(value, str))
+    if "\0" in text:
+        raise ValueError(f"{text!r} holds a NUL")
+    return text
+
+
 def _space(value: object) -> Space:
     names = {space.name.lower(): space for space in Space}
-    if value not in names:
+    if not isinstance(value, str) or value not in names:
         raise ValueError(f"{value!r} is no address space; there are {', '.join(names)}")
-    return names[str(value)]
+    return names[value]
 
 
 def _policy(value: object) -> Policy:
     names = {policy.name.lower(): policy for policy in Policy}
-    if value not in names:
+    if not isinstance(value, str) or value not in names:
         raise ValueError(f"{value!r} is no policy; there are {', '.join(names)}")
-    return names[str(value)]
+    return names[value]
 
 
 def _placement(value: object) -> Placement:
@@ -183,7 +161,7 @@ def _placement(value: object) -> Placement:
 
 def _backend(converter: cattrs.Converter, value: object, _: object) -> BackendDescription:
     if isinstance(value, str):
-        return value
+        return _text(value, "a text")
     if not isinstance(value, dict):
         raise TypeError(f'{value!r}: a backend is a text ("pty") or a table ({{ kind = "block", ... }})')
     return converter.structure(value, ImageDescription)

@@ -19,7 +19,7 @@ from mmiod.control import messages, reports
 from mmiod.control.breaks import break_, continue_
 from mmiod.control.daemon import Daemon
 from mmiod.control.interface import Command, Interface, fail
-from mmiod.control.meant import NAME, machines_of, one_device, ranges_of
+from mmiod.control.meant import NAME, check_names, machines_of, one_device, ranges_of
 from mmiod.control.traffic import Watch
 from mmiod.control.varlink import SERVICE, Failure
 from mmiod.device import Fifo, Register
@@ -81,7 +81,10 @@ def list_exits(daemon: Daemon, request: messages.OfVm) -> messages.Exits:
 
 
 def watch(daemon: Daemon, request: messages.WatchRequest) -> Watch:
-    """Live traffic: accesses that pass a filter, and how many were lost on the way."""
+    """Live traffic: accesses that pass a filter, and how many were lost on the way.
+
+    A name in the filter that no VM, no device or no register has is refused; one with * or ? is not.
+    """
     start = request.start or "now"
     if start not in STARTS:
         raise Failure(f"{SERVICE}.InvalidParameter", parameter="start")
@@ -89,6 +92,7 @@ def watch(daemon: Daemon, request: messages.WatchRequest) -> Watch:
         wanted = parse(request.filter or "")
     except FilterError as error:
         raise fail(NAME, messages.InvalidFilter(str(error))) from None
+    check_names(daemon, wanted, registers=start == "now")
     recorder = daemon.recorder
     return Watch(daemon, wanted, recorder.serial if start == "now" else recorder.oldest)
 

@@ -36,12 +36,14 @@ def choose(plugin: type[Device], place: Place, specs: Mapping[str, BackendDescri
     """Make the backends that a machine file names for a device; `place` says which, without a name.
 
     Raises:
-        ValueError: the device has no such stream or service, or nothing is called so.
+        ValueError: the device has no such streams or services, or nothing is called so.
     """
     chosen = Backends()
     known = {*plugin.streams, *plugin.services}
-    for name in specs.keys() - known:
-        raise ValueError(f"streams.{name}: the device has {', '.join(sorted(known)) or 'no stream'}")
+    unknown = sorted(specs.keys() - known)
+    if unknown:
+        names = ", ".join(f"streams.{name}" for name in unknown)
+        raise ValueError(f"{names}: the device has {', '.join(sorted(known)) or 'no stream'}")
     for name in plugin.streams:
         own, spec = evolve(place, name=name), specs.get(name, NULL)
         stream = stream_backend(spec, own)

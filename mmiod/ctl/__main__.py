@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -11,9 +12,9 @@ from typing import Any, Final
 
 from mmiod.ctl import actions, breaks, qemu
 from mmiod.ctl.attach import NotAttachable
-from mmiod.ctl.client import Client, Ended, NotRunning, Refused
+from mmiod.ctl.client import Client, Ended, NotRunning, Refused, Unsayable
 from mmiod.ctl.commands import COMMANDS, nothing, of_device, of_plugin
-from mmiod.ctl.ends import GONE, REFUSED, complain
+from mmiod.ctl.ends import GONE, INTERRUPTED, REFUSED, WRONG, complain
 from mmiod.ctl.refusals import sentence
 
 Action = Callable[..., int]
@@ -28,20 +29,26 @@ SOCKET: Final = "/run/mmiod/control"
 
 EPILOG: Final = """\
 exit codes:
-  0  done; a watch or break was ended by Ctrl-C, or by its reader; attach by Ctrl-]
+  0  done; a watch or break was ended by Ctrl-C, or by its reader; attach by Ctrl-] or the
+     end of its input
   1  the daemon refused: no such VM, device or register, a filter that cannot be read,
-     a plugin or a program that is not fit to serve; nothing to attach to
+     a plugin or a program that is not fit to serve; nothing to attach to, nowhere to write to
   2  the command line is wrong
   3  no daemon: it does not run, may not be reached, or went away meanwhile
+130  Ctrl-C, before there was an answer
 """
 
 FILTER_HELP: Final = """\
 a filter is conditions joined by 'and', each KEY OPERATOR VALUE:
   device==uart* and register==LCR and direction==write and address>=0x3f8
+a name that nobody has is refused; with * or ? it may be one that a reload will bring
 keys: vm device register status (names: == !=, with * and ?)
       direction (read write r w), space (mmio pio pci_config msr)
       vcpu address size value (numbers: == != < <= > >=)
 quote it, or the shell takes < > and * for itself
+"""
+ATTACH_HELP: Final = """\
+what is no terminal may be piped in: half a second after its end the command ends
 """
 
 
@@ -55,11 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status: int = options.run(client, options)
             return status
     except NotRunning as error:
-        complain(
-            f"no mmiod answers at {options.socket}: {error}\n"
-            "start it with `systemctl start mmiod` or `mmiod serve --config FILE`, "
-            "or name its control socket with --socket"
-        )
+        complain(f"no mmiod answers at {options.socket}: {error}; {error.remedy}")
         return GONE
     except Ended:
         complain("the daemon has closed the connection")
@@ -70,8 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NotAttachable, qemu.NoFunctions) as error:
         complain(str(error))
         return REFUSED
+    except Unsayable as error:
+        complain(str(error))
+        return WRONG
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:
-        return 0  # nobody reads on
+        return _unread(0)
+    except OSError as error:
+        complain(f"what was asked for cannot be written: {error.strerror}")
+        return _unread(REFUSED)
+
+
+def _unread(status: int) -> int:
+    """Nobody reads on: what is left to be written must not fail once more when Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,7 +136,8 @@ def _declare_attach(parser: argparse.ArgumentParser) -> None:
 
 
 def _declare_qemu(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--memory", default="512M", metavar="SIZE", help="of the guest; default: 512M")
+    size = "of the guest; default: 512M"
+    parser.add_argument("--memory", type=qemu.size, default="512M", metavar="SIZE", help=size)
 
 
 def _declare_explain(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +167,7 @@ OTHERS: Final[tuple[Other, ...]] = (
     (
         "attach",
         "your terminal on a device's stream, whose backend is pty or unix:PATH; Ctrl-] ends",
-        None,
+        ATTACH_HELP,
         {"run": actions.attach_},
         _declare_attach,
     ),

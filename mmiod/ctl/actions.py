@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def watch(client: Client, options: argparse.Namespace) -> int:
     replies = client.stream(
         "Watch", filter=" and ".join(conditions), start="oldest" if options.oldest else "now"
     )
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colour = os.isatty(1) and "NO_COLOR" not in os.environ
     try:
         show(replies, as_json=options.json, colour=colour)
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import socket
 import stat
 import sys
 import termios
+import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ from mmiod.ctl.client import Object
 ESCAPE: Final = b"\x1d"
 """Ctrl-]"""
 CHUNK: Final = 4096
+LINGER_S: Final = 0.5
+"""How long answers are waited for behind the end of the input."""
 _TERMINALS: Final = Path("/dev/pts")
 _GONE: Final = frozenset({errno.EIO, errno.ECONNRESET, errno.EPIPE})
 """The far side has closed; EIO is that of a pseudo terminal."""
@@ -75,11 +78,13 @@ def _names(stream: str) -> set[str]:
 
 
 def attach(name: str, path: str) -> bool:
-    """Join terminal and stream until Ctrl-] or the far end; whether it was we who ended it.
+    """Join terminal and stream until Ctrl-], the end of input or the far end; whether it was we who ended it.
 
     Raises:
         NotAttachable: it cannot be opened, or another `mmioctl` has the pseudo terminal.
     """
+    if sys.stdin is None or sys.stdout is None:
+        raise NotAttachable("standard input or output is closed; nothing to attach")
     with _opened(name, path) as stream:
         print(f"attached to {name}; Ctrl-] ends", file=sys.stderr, flush=True)
         with _raw(sys.stdin.fileno()):
@@ -141,27 +146,40 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def _join(stream: int, source: int, sink: int) -> bool:
-    watched = [stream, source]
     while True:
-        ready, _, _ = select.select(watched, (), ())
-        if stream in ready:
-            data = _read(stream)
-            if not data:
-                return False
-            _write(sink, data)
+        ready, _, _ = select.select([stream, source], (), ())
+        if stream in ready and not _show(stream, sink):
+            return False
         if source in ready:
-            typed = os.read(source, CHUNK)
-            if not typed:
-                watched.remove(source)  # what is piped in has ended; the stream goes on
+            typed = _read(source)
             before, escape, _ = typed.partition(ESCAPE)
             if not _send(stream, before):
                 return False
             if escape:
                 return True
+            if not typed:
+                _linger(stream, sink)
+                return True
+
+
+def _linger(stream: int, sink: int) -> None:
+    """The input has ended: show what is said to the last of it."""
+    end = time.monotonic() + LINGER_S
+    while (left_s := end - time.monotonic()) > 0:
+        ready, _, _ = select.select([stream], (), (), left_s)
+        if ready and not _show(stream, sink):
+            return
+
+
+def _show(stream: int, sink: int) -> bool:
+    """Pass on what has come; whether the far side is still there."""
+    data = _read(stream)
+    _write(sink, data)
+    return bool(data)
 
 
 def _read(stream: int) -> bytes:
-    """What has come; nothing once the far side has gone."""
+    """What has come; nothing once the far side has gone, or a terminal has."""
     try:
         return os.read(stream, CHUNK)
     except OSError as error:

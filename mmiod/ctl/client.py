@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+START: Final = (
+    "start it with `systemctl start mmiod` or `mmiod serve --config FILE`, "
+    "or name its control socket with --socket"
+)
+JOIN: Final = "join the socket's group, usually mmiod, or be root"
+NAME: Final = "name mmiod's control socket with --socket"
+SEE: Final = "see whether mmiod runs, and whether that is its control socket"
+_REMEDIES: Final = {errno.ENOENT: START, errno.ECONNREFUSED: START, errno.EACCES: JOIN, errno.EPERM: JOIN}
+"""By what connecting fails with; after all else it is no control socket."""
 
 INTERFACE: Final = "io.mmiod"
 IDLE_S: Final = 1.0
@@ -16,7 +27,15 @@ Object = Mapping[str, Any]
 
 
 class NotRunning(Exception):
-    """Nobody serves the control socket, or not us."""
+    """Nobody serves the control socket, or not us; with what can be done about it."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+class Unsayable(ValueError):
+    """A word of the command line that cannot be sent."""
 
 
 class Ended(Exception):
@@ -43,12 +62,14 @@ class Client:
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._received = b""
+        self._answered = False
         self._given: Object = {}
         try:
             self._socket.connect(path)
         except OSError as error:
             self._socket.close()
-            raise NotRunning(error.strerror or str(error)) from error
+            remedy = _REMEDIES.get(error.errno or 0, NAME)
+            raise NotRunning(error.strerror or str(error), remedy) from error
 
     def close(self) -> None:
         """End the connection."""
@@ -64,24 +85,30 @@ class Client:
         return bool(self._received)
 
     def call(self, method: str, **parameters: object) -> Object:
-        """One call, one reply; parameters that are None are left out."""
+        """One call, one reply; parameters that are None are left out.
+
+        Raises:
+            Refused: the reply is an error.
+            Ended, NotRunning: there is no reply.
+            Unsayable: a parameter is no text.
+        """
         self._send(method, parameters, more=False)
-        reply: Object = self._reply()["parameters"]
-        return reply
+        return self._reply()
 
     def stream(self, method: str, **parameters: object) -> Iterator[Object | None]:
         """One call, replies for as long as the daemon is there; None where `IDLE_S` passed without one.
 
         Raises:
-            Refused, Ended: there is not even a first one.
+            Refused, Ended, NotRunning: there is not even a first one.
+            Unsayable: as for `call`.
         """
         self._send(method, parameters, more=True)
-        yield self._reply()["parameters"]
+        yield self._reply()
         self._socket.settimeout(IDLE_S)
         with contextlib.suppress(Ended):
             while True:
                 try:
-                    yield self._reply()["parameters"]
+                    yield self._reply()
                 except TimeoutError:
                     yield None
 
@@ -89,27 +116,51 @@ class Client:
         self._given = {name: value for name, value in parameters.items() if value is not None}
         message = {"method": f"{INTERFACE}.{method}", "parameters": self._given, "more": more}
         try:
-            self._socket.sendall(json.dumps(message).encode() + b"\0")
-        except BrokenPipeError:
+            data = json.dumps(message, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise Unsayable(f"{error.object[error.start : error.end]!r} is not UTF-8") from None
+        try:
+            self._socket.sendall(data + b"\0")
+        except (BrokenPipeError, ConnectionResetError):
             return  # it said why before it closed, or there will be no reply
 
     def _reply(self) -> Object:
-        """The next reply.
+        """The parameters of the next reply.
 
         Raises:
             Refused: it is an error.
             Ended: the connection closed.
+            NotRunning: it is none, or the connection closed without any.
         """
         while b"\0" not in self._received:
             try:
                 data = self._socket.recv(1 << 16)
             except ConnectionResetError:
                 data = b""
+            if not data and not self._answered:
+                raise NotRunning("the connection was closed without an answer", SEE)
             if not data:
                 raise Ended
             self._received += data
+            self._answered = True
         frame, _, self._received = self._received.partition(b"\0")
-        reply: Object = json.loads(frame)
-        if "error" in reply:
-            raise Refused(reply["error"], reply.get("parameters", {}), self._given)
-        return reply
+        try:
+            error, found = _read(frame)
+        except (ValueError, RecursionError):
+            raise NotRunning("what answers there speaks no varlink", NAME) from None
+        if error is not None:
+            raise Refused(error, found, self._given)
+        return found
+
+
+def _read(frame: bytes) -> tuple[str | None, Object]:
+    """A reply's error, if it is one, and its parameters.
+
+    Raises:
+        ValueError, RecursionError: it is no reply of varlink's.
+    """
+    reply = json.loads(frame)
+    parameters = reply.get("parameters", {}) if isinstance(reply, dict) else None
+    if not isinstance(parameters, dict):
+        raise ValueError("a reply and its parameters are objects")  # noqa: TRY004  # as what json raises
+    return reply.get("error"), parameters

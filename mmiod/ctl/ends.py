@@ -8,6 +8,7 @@ from typing import Final
 REFUSED: Final = 1
 WRONG: Final = 2
 GONE: Final = 3
+INTERRUPTED: Final = 130
 
 
 def complain(text: str) -> None:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from mmiod.ctl.client import Object
+
+_SIZE: Final = re.compile(r"0x[0-9a-f]+|[0-9]+(\.[0-9]+)?[bkmgtpe]?", re.ASCII | re.IGNORECASE)
 
 
 class NoFunctions(Exception):
     """There is nothing to start QEMU with; the message says why."""
+
+
+def size(text: str) -> str:
+    """A size as QEMU writes it, of a command line.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if _SIZE.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512M or 4G")
+    return text
 
 
 def arguments(functions: Sequence[Object], memory: str) -> list[str]:

@@ -31,7 +31,7 @@ from mmiod import config as configuration
 from mmiod.core.watchdog import Watchdog
 from mmiod.device import Device
 from mmiod.device.saved import Saved
-from mmiod.errors import ConfigError, PluginError
+from mmiod.errors import ConfigError
 from mmiod.machine.clock import MachineClock
 from mmiod.machine.context import DeviceContext
 from mmiod.machine.description import DeviceDescription
@@ -94,8 +94,6 @@ class Check:
             after = timed(self.question.deadline_ns, partial(make, source))
         except LoadError as error:
             raise Rejected(Verdict(error.reason, EDIT, error.file, error.line)) from error
-        except PluginError as error:
-            raise Rejected(Verdict(str(error), EDIT, source.path)) from error
         except HookDeadlineExceeded as error:
             raise Rejected.at(
                 source.files, error, f"the module's own code runs for {error}", QUICK

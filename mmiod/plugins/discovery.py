@@ -40,7 +40,7 @@ def installed(name: str) -> Path | None:
 
 def similar(name: str, directories: Sequence[Path]) -> list[str]:
     """Plugins in directories whose last word is nearly that of `name`, which somebody may have meant."""
-    files = [(folder, file) for folder in directories for file in folder.glob("**/*.py")]
+    files = [(folder, file) for folder in directories for file in folder.glob("**/*.py") if file.is_file()]
     near = get_close_matches(name.rpartition("/")[2], {file.stem for _, file in files}, cutoff=0.75)
     return sorted(
         file.relative_to(folder).with_suffix("").as_posix() for folder, file in files if file.stem in near

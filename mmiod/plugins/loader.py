@@ -168,9 +168,8 @@ def _check_api(source: Source) -> None:
     found = _API.search(source.files[source.path])
     api = API if found is None else int(found[1])
     if api != API:
-        raise PluginError(
-            f"plugin {source.name}: {source.path} is written for API {api}; this mmiod has API {API}"
-        )
+        reason = f"it is written for API {api}; this mmiod has API {API}"
+        raise LoadError(source.name, reason, source.path)
 
 
 def _execute(source: Source, loader: Loader, module: ModuleType) -> None:
@@ -178,8 +177,13 @@ def _execute(source: Source, loader: Loader, module: ModuleType) -> None:
         loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a plugin's top level may raise anything
         file, line = line_in(source.files, error)
-        reason = f"{type(error).__name__}: {error}"
-        raise LoadError(source.name, reason, file or source.path, line) from error
+        raise LoadError(source.name, _reason(file, error), file or source.path, line) from error
+
+
+def _reason(file: str, error: BaseException) -> str:
+    """What was raised; that `file` is where, which a SyntaxError says too, is told beside it."""
+    told = error.msg if isinstance(error, SyntaxError) and error.filename == file else error
+    return f"{type(error).__name__}: {told}"
 
 
 _PACKAGES: Final[dict[str, Mapping[str, bytes]]] = {}
@@ -235,7 +239,7 @@ def _device_class(source: Source, module: ModuleType) -> type[Device]:
     ]
     if len(classes) != 1:
         found = ", ".join(sorted(thing.__name__ for thing in classes)) or "none"
-        raise PluginError(f"plugin {name}: {path} must define one device class; it defines {found}")
+        raise LoadError(name, f"it must define one device class; it defines {found}", path)
     return classes[0]
 
 

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         written = add(Terms(load(Path(arguments[0]))), Path(arguments[1]))
-    except ValueError as error:
+    except (OSError, ValueError, SyntaxError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(f"{written or 'there is one of this shape'}\n")

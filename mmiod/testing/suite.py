@@ -254,21 +254,28 @@ def contract(
 
 
 def load(path: Path) -> type[Device]:
-    """The device class that a plugin's file, or package, defines."""
+    """The device class that a plugin's file, or package, defines.
+
+    Raises:
+        ValueError: it is no Python file, or defines none or several.
+    """
     name = f"plugin_under_test_{next(_NUMBERS)}"
     package = [str(path.parent)] if path.name == "__init__.py" else None
     spec = spec_from_file_location(name, path, submodule_search_locations=package)
-    assert spec is not None, path
-    assert spec.loader is not None, path
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file")
     module = module_from_spec(spec)
     sys.modules[name] = module  # attrs and typing look a class's module up
     spec.loader.exec_module(module)
-    (found,) = (
+    found = [
         thing
         for thing in vars(module).values()
         if isinstance(thing, type) and issubclass(thing, Device) and thing.__module__ == name
-    )
-    return found
+    ]
+    if len(found) != 1:
+        names = ", ".join(plugin.__name__ for plugin in found) or "none"
+        raise ValueError(f"{path} must define one device class; it defines {names}")
+    return found[0]
 
 
 def sweep(device: Device) -> Iterator[Input]:

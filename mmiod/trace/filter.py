@@ -60,6 +60,14 @@ class Filter:
         access: Record = (0, vm, 0, 0, 0, 0, 0, 0, 0, device, 0, "", "", 0, 0, 1)
         return all(condition.test(access) for condition in self.conditions if condition.key in _PLACES)
 
+    def names(self, key: str) -> list[str]:
+        """What a column has to be, as written; not what is a pattern, which any name may meet one day."""
+        return [
+            condition.word
+            for condition in self.conditions
+            if condition.key == key and condition.operator == "==" and not _WILD.intersection(condition.word)
+        ]
+
     @property
     def covers(self) -> str:
         """What is looked at, in words."""
@@ -153,6 +161,7 @@ _SIGNS: Final[Mapping[str, Compare]] = {
 }
 _WORDS: Final = re.compile(r"==|!=|<=|>=|[<>=!]|[^\s<>=!]+")
 _PLACES: Final = ("vm", "device")
+_WILD: Final = frozenset("*?[")
 
 KEYS: Final[Mapping[str, tuple[int, Callable[[str, int, str, str], Test]]]] = {
     "vm": (record.VM, _name),

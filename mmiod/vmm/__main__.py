@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from math import nan
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,8 @@ from mmiod.vmm.wire import Alarm, connect_to
 
 CAPABILITY: Final = NUMBERS["capability"]
 NAME_LENGTH: Final = 32
+MAX_DESCRIPTOR: Final = (1 << 31) - 1
+MAX_PATIENCE_S: Final = 86_400
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,11 +157,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--socket", type=Path, required=True, help="the VM's exit socket")
     parser.add_argument("--vm", type=_name, required=True, help="the VM's name in mmiod's configuration")
+    _add_memory(parser)
+    _add_processor(parser)
+    _add_exits(parser)
+    return parser
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--firmware", type=Path, required=True, help="image to place below 4 GiB")
     parser.add_argument("--memory", type=int, default=128, metavar="MIB", help="RAM in MiB (default: 128)")
     parser.add_argument(
-        "--memory-fd", type=int, metavar="N", help="an inherited memfd for RAM (default: one of its own)"
+        "--memory-fd",
+        type=_descriptor,
+        metavar="N",
+        help="an inherited memfd for RAM (default: one of its own)",
     )
+
+
+def _add_processor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accel", choices=_ENGINES, default="unicorn", help="what executes the guest (default: unicorn)"
     )
@@ -179,9 +195,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="shift=N",
         help=f"guest time is 2^N ns for each instruction, 0..{MAX_SHIFT} (default: real time)",
     )
+
+
+def _add_exits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience",
-        type=float,
+        type=_seconds,
         default=10.0,
         metavar="SECONDS",
         help="how long to look for a daemon that is not there (default: 10)",
@@ -201,7 +220,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="EXITS:SOCKET[:VM]",
         help="after EXITS exits save the devices, restore them at another daemon's socket and go on there",
     )
-    return parser
+
+
+def _descriptor(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_DESCRIPTOR:
+        raise argparse.ArgumentTypeError(f"{text!r} is no descriptor")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not 0 <= value <= MAX_PATIENCE_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {MAX_PATIENCE_S}")
+    return value
 
 
 def _hand_over(text: str) -> HandOver:

@@ -9,6 +9,7 @@ can still be read behind it.
 from __future__ import annotations
 
 import array
+import errno
 import select
 import socket
 from collections.abc import Callable, Sequence
@@ -40,6 +41,8 @@ def connect_to(path: str) -> Connect:
             connection.connect(path)
         except OSError as error:
             connection.close()
+            if error.errno is None:  # Python's own word on a path that is too long
+                error.errno, error.strerror = errno.ENAMETOOLONG, str(error)
             error.filename = path
             raise
         return connection

@@ -22,6 +22,7 @@ from mmiod.core.backends.faces import Link
 from mmiod.core.backends.sockets import UnixBackend
 from mmiod.core.backends.terminals import PtyBackend
 from mmiod.core.ports import StreamQueue
+from mmiod.ctl import attach
 from mmiod.ctl.__main__ import main
 from mmiod.machine.ports import BackendStatus
 from tests.control.small_daemon import SmallDaemon, served
@@ -135,6 +136,66 @@ async def test_signal_that_ends_it_leaves_the_terminal_as_it_was(
         terminal.process.send_signal(number)
         status, _ = await terminal.ends()
         assert (128 + number, False) == (status, terminal.raw)
+
+
+@pytest.mark.parametrize("kind", ["unix", "pty"])
+async def test_end_of_input_ends_it(tmp_path: Path, kind: str) -> None:
+    """What was piped in is all sent, what has been answered is shown, and a script goes on, with code 0."""
+    command = [sys.executable, "-m", "mmiod.ctl", "--socket", str(tmp_path / "control"), "attach", "uart0"]
+    async with opened(tmp_path, kind) as (_, link), trio.open_nursery() as nursery:
+        start = partial(trio.run_process, stdin=PIPE, stdout=PIPE, stderr=PIPE, check=False, cwd=ROOT)
+        process: trio.Process = await nursery.start(start, command)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        await process.stdin.send_all(b"help\r")
+        assert b"help\r" == await link.receive_some(100)
+        await link.send_all(b"no help\r\n")
+        await process.stdin.aclose()
+        with trio.fail_after(PATIENCE_S):
+            shown = b"".join([data async for data in process.stdout])
+            assert (0, b"no help\r\n") == (await process.wait(), shown)
+
+
+async def test_answers_behind_the_end_of_input_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as there is time, here an hour; a far end that closes is not waited for."""
+    monkeypatch.setattr(attach, "LINGER_S", 3600.0)
+    shown, sink = os.pipe()
+    near, far = socket.socketpair()
+    with near, far, trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, attach._linger, near.fileno(), sink)
+            for answer in (b"no ", b"help"):
+                far.send(answer)
+                assert answer == await trio.to_thread.run_sync(os.read, shown, 100)
+            far.close()
+    os.close(shown)
+    os.close(sink)
+
+
+async def test_end_of_input_ends_a_stream_that_never_falls_silent(tmp_path: Path) -> None:
+    """The time for answers is one from the end of input, not from the last answer."""
+    command = [sys.executable, "-m", "mmiod.ctl", "--socket", str(tmp_path / "control"), "attach", "uart0"]
+
+    async def talk(link: Link) -> None:
+        while True:
+            await link.send_all(b"x" * 1000)
+
+    async with opened(tmp_path, "unix") as (_, link), trio.open_nursery() as nursery:
+        nursery.start_soon(talk, link)
+        with trio.fail_after(PATIENCE_S):
+            done = await trio.run_process(command, stdin=b"", capture_stdout=True, cwd=ROOT)
+        assert done.stdout
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+async def test_no_input_or_output_at_all_is_said(tmp_path: Path, closed: str) -> None:
+    """A service may have neither: code 1."""
+    command = f"exec '{sys.executable}' -m mmiod.ctl --socket '{tmp_path}/control' attach uart0 {closed}"
+    async with opened(tmp_path, "unix"):
+        done = await trio.run_process(["sh", "-c", command], check=False, capture_stderr=True, cwd=ROOT)
+    expected = "mmioctl: standard input or output is closed; nothing to attach\n"
+    assert (1, expected) == (done.returncode, done.stderr.decode())
 
 
 async def test_terminal_that_closes_ends_it(tmp_path: Path) -> None:

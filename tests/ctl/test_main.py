@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
@@ -196,37 +197,140 @@ async def test_a_name_for_several_plugins_is_refused_with_the_ways_to_say_which(
         assert "mmioctl: vm1/uart0 stays as it is: " in capsys.readouterr().err
 
 
-def test_no_daemon_says_where_and_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a daemon: the socket's path, the reason, how to start it, and exit code 3."""
-    path = tmp_path / "control"
+START = (
+    "start it with `systemctl start mmiod` or `mmiod serve --config FILE`, "
+    "or name its control socket with --socket"
+)
+SEE = "see whether mmiod runs, and whether that is its control socket"
+NAME = "name mmiod's control socket with --socket"
 
+
+def refusal(path: Path | str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Why nobody answers there, and what to do: one line, and exit code 3."""
     assert 3 == main(["--socket", str(path), "devices"])
-    missing = capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert text.endswith("\n")
+    assert 1 == text.count("\n")
+    return text.removeprefix(f"mmioctl: no mmiod answers at {path}: ").rstrip()
+
+
+def test_no_daemon_says_where_and_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The socket's path, the reason, and how to start it; or that this is no control socket at all."""
+    path = tmp_path / "control"
+    assert f"No such file or directory; {START}" == refusal(path, capsys)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
-        assert 3 == main(["--socket", str(path), "devices"])
+        assert f"Connection refused; {START}" == refusal(path, capsys)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "exit"))
+        listener.listen()
+        assert f"Protocol wrong type for socket; {NAME}" == refusal(tmp_path / "exit", capsys)
+    assert f"AF_UNIX path too long; {NAME}" == refusal("a" * 200, capsys)
 
-    assert f"mmioctl: no mmiod answers at {path}: No such file or directory\n" in missing
-    assert "systemctl start mmiod" in missing
-    assert "mmiod serve" in missing
-    assert f"no mmiod answers at {path}: Connection refused" in capsys.readouterr().err
+
+def test_a_socket_that_may_not_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Starting it would not help.  Faked, as root may reach everything."""
+
+    class Denied(socket.socket):
+        """A socket of others."""
+
+        def connect(self, _path: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("mmiod.ctl.client.socket.socket", Denied)
+    remedy = "join the socket's group, usually mmiod, or be root"
+    assert f"Permission denied; {remedy}" == refusal(tmp_path / "control", capsys)
 
 
-def test_a_daemon_that_hangs_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A connection that closes before the reply is exit code 3 and no traceback."""
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", f"the connection was closed without an answer; {SEE}"),
+        (b"HTTP/1.1 400 Bad Request\0", f"what answers there speaks no varlink; {NAME}"),
+        (b"\xff\0", f"what answers there speaks no varlink; {NAME}"),
+        (b"[]\0", f"what answers there speaks no varlink; {NAME}"),
+        (b'{"parameters": 5}\0', f"what answers there speaks no varlink; {NAME}"),
+        (b"[" * 100_000 + b"\0", f"what answers there speaks no varlink; {NAME}"),
+    ],
+    ids=["nothing", "http", "binary", "array", "number", "deep"],
+)
+def test_what_answers_is_no_mmiod(
+    tmp_path: Path, answer: bytes, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another program's socket, or a daemon that ends meanwhile: exit code 3 and no traceback."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "control"))
         listener.listen()
 
-        def hang_up() -> None:
-            listener.accept()[0].close()
+        def serve() -> None:
+            with listener.accept()[0] as peer:
+                peer.recv(4096)
+                peer.sendall(answer)
 
-        server = threading.Thread(target=hang_up)
+        server = threading.Thread(target=serve)
         server.start()
-        status = main(["--socket", str(tmp_path / "control"), "devices"])
+        told = refusal(tmp_path / "control", capsys)
         server.join()
 
-    assert (3, "mmioctl: the daemon has closed the connection\n") == (status, capsys.readouterr().err)
+    assert reason == told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["registers", "\udcff"],
+        ["break", "\udcff"],
+        ["continue", "\udcff"],
+        ["watch", "device==\udcff"],
+        ["reload", "\udcff"],
+        ["devices", "--vm", "\udcff"],
+    ],
+)
+async def test_word_that_is_no_text(
+    words: list[str], daemon: SmallDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A byte of the command line that is not UTF-8: no daemon could be told of it."""
+    assert 2 == await run(daemon, tmp_path / "control", *words)
+    assert "mmioctl: '\\udcff' is not UTF-8\n" == capsys.readouterr().err
+
+
+async def test_interrupted_before_the_answer(tmp_path: Path) -> None:
+    """Whoever does not wait for a reload gets no traceback."""
+    command = [sys.executable, "-m", "mmiod.ctl", "--socket", str(tmp_path / "control"), "reload", "uart0"]
+    with trio.socket.socket(socket.AF_UNIX) as listener:
+        await listener.bind(str(tmp_path / "control"))
+        listener.listen()
+        async with trio.open_nursery() as nursery:
+            start = partial(trio.run_process, stderr=PIPE, check=False, cwd=ROOT)
+            process: trio.Process = await nursery.start(start, command)
+            assert process.stderr is not None
+            peer, _ = await listener.accept()
+            await peer.recv(4096)
+            process.send_signal(signal.SIGINT)
+            remarks = b"".join([data async for data in process.stderr])
+            assert (130, b"") == (await process.wait(), remarks)
+            peer.close()
+
+
+@pytest.mark.parametrize(
+    ("sink", "status", "remark"),
+    [
+        ("> /dev/full", 1, "mmioctl: what was asked for cannot be written: No space left on device\n"),
+        (">&-", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+async def test_answer_that_nobody_takes(
+    sink: str, status: int, remark: str, daemon: SmallDaemon, tmp_path: Path
+) -> None:
+    """A full disk is told; a closed output or a pipe that nobody reads is no mistake."""
+    mmioctl = f"'{sys.executable}' -m mmiod.ctl --socket '{tmp_path}/control'"
+    command = f"{{ {mmioctl} devices; echo $? > '{tmp_path}/status'; }} {sink}"
+    async with served(daemon, tmp_path / "control"):
+        done = await trio.run_process(["sh", "-c", command], capture_stderr=True, check=False, cwd=ROOT)
+    assert (f"{status}\n", remark) == ((tmp_path / "status").read_text(), done.stderr.decode())
 
 
 @pytest.mark.parametrize("words", [["upgrade", "--vm", "vm0"], ["explain", "90", "--socket", "control"]])
@@ -249,7 +353,7 @@ def test_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert (2, 0) == (wrong.value.code, helped.value.code)
     text = capsys.readouterr().out
-    assert ["  0  done", "  1  the ", "  2  the ", "  3  no d"] == [
+    assert ["  0  done", "  1  the ", "  2  the ", "  3  no d", "130  Ctrl"] == [
         line[:9] for line in text.splitlines() if line[2:3].isdigit()
     ]
 

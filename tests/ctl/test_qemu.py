@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from mmiod.ctl.__main__ import main
 from mmiod.ctl.commands import show_functions
-from mmiod.ctl.qemu import NoFunctions, arguments, command_line
+from mmiod.ctl.qemu import NoFunctions, arguments, command_line, size
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +62,20 @@ def test_what_cannot_be_started(functions: list[dict[str, Any]], words: str) -> 
     """The reason is told."""
     with pytest.raises(NoFunctions, match=words):
         arguments(functions, "1G")
+
+
+@pytest.mark.parametrize("text", ["512M", "4G", "1073741824", "2t", "1024k", "1.5G", "0x40000000"])
+def test_sizes_that_qemu_reads(text: str) -> None:
+    """They are passed on as they are."""
+    assert text == size(text)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "4 G", "G", ".5G", "4GB", "0x", "\u0663G", "much"])
+def test_sizes_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """QEMU would say so, or start with something else: the command line is wrong."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["qemu-args", f"--memory={text}"])
+    assert f"{text!r} is no size such as 512M or 4G" in capsys.readouterr().err
 
 
 def test_a_shell_takes_the_line_apart_again() -> None:

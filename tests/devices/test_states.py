@@ -202,3 +202,24 @@ def test_the_command_writes_what_an_author_checks(tmp_path: Path, capsys: pytest
     path.write_text(json.dumps(content))
     assert 1 == main([str(plugin), str(states)])
     assert "registers.gone is not as it was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("none.py", None, "No such file or directory"),
+        ("plugin.toml", "x", "plugin.toml is no Python file"),
+        ("plugin.py", "", "plugin.py must define one device class; it defines none"),
+        ("plugin.py", "class (", "invalid syntax (plugin.py, line 1)"),
+        (".", None, "is no Python file"),
+    ],
+)
+def test_the_command_says_what_is_no_plugin(
+    tmp_path: Path, name: str, text: str | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sentence and status 1; no state is written."""
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    assert 1 == main([str(tmp_path / name), str(tmp_path / "states")])
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "states").exists()

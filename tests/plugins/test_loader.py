@@ -55,7 +55,7 @@ def refusal(name: str, *directories: Path) -> str:
 @pytest.mark.parametrize(
     ("text", "line", "reason"),
     [
-        ("x = 1\nclass Cell(\n", 2, "SyntaxError: '(' was never closed (cell.py, line 2)"),
+        ("x = 1\nclass Cell(\n", 2, "SyntaxError: '(' was never closed"),
         ("\n\nimport no_such_module\n", 3, "ModuleNotFoundError: No module named 'no_such_module'"),
         ("x = 1\ny = x / 0\n", 2, "ZeroDivisionError: division by zero"),
         ("import sys\nsys.exit(3)\n", 2, "SystemExit: 3"),
@@ -66,6 +66,23 @@ def test_error_is_told_with_file_and_line(tmp_path: Path, text: str, line: int, 
     """Syntax, import, exception: the place in the plugin's own file, not in a library."""
     path = written(tmp_path, "cell.py", text)
     assert f"plugin cell: {path}:{line}: {reason}" == refusal("cell", tmp_path)
+
+
+def test_syntax_error_of_a_file_that_is_not_the_plugins_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line is that of the import; where the mistake is, only the error says."""
+    written(tmp_path, "lib/no_plugin_of_ours.py", "\n(\n")
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    path = written(tmp_path, "cell.py", "import no_plugin_of_ours\n")
+    reason = "SyntaxError: '(' was never closed (no_plugin_of_ours.py, line 2)"
+    assert f"plugin cell: {path}:1: {reason}" == refusal("cell", tmp_path)
+
+
+def test_folder_is_not_proposed_for_a_plugin_that_is_not_there(tmp_path: Path) -> None:
+    """Whatever it is called."""
+    (tmp_path / "cell.py").mkdir()
+    assert f"plugin cell: not found in {tmp_path}" == refusal("cell", tmp_path)
 
 
 def test_wrong_declaration_is_told(tmp_path: Path) -> None:
@@ -80,7 +97,7 @@ def test_wrong_declaration_is_told(tmp_path: Path) -> None:
 def test_other_api_is_refused(tmp_path: Path) -> None:
     """`API` says for which contract a plugin is written."""
     path = written(tmp_path, "cell.py", "API = 2\n" + GOOD.format(length=1))
-    assert f"plugin cell: {path} is written for API 2; this mmiod has API 1" == refusal("cell", tmp_path)
+    assert f"plugin cell: {path}: it is written for API 2; this mmiod has API 1" == refusal("cell", tmp_path)
     written(tmp_path, "cell.py", "API = 1\n" + GOOD.format(length=1))
     assert "Cell" == load("cell", [tmp_path]).__name__
 
@@ -89,7 +106,7 @@ def test_other_api_is_the_reason_where_a_name_is_missing(tmp_path: Path) -> None
     """It is checked before the file runs: what another version has is not called unknown."""
     text = "from typing import Final\nfrom mmiod.device import Newer\nAPI: Final = 2\n"
     path = written(tmp_path, "cell.py", text)
-    assert f"plugin cell: {path} is written for API 2; this mmiod has API 1" == refusal("cell", tmp_path)
+    assert f"plugin cell: {path}: it is written for API 2; this mmiod has API 1" == refusal("cell", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +119,8 @@ def test_other_api_is_the_reason_where_a_name_is_missing(tmp_path: Path) -> None
 def test_one_device_class_is_wanted(tmp_path: Path, text: str, found: str) -> None:
     """What is imported does not count."""
     path = written(tmp_path, "cell.py", text)
-    assert f"plugin cell: {path} must define one device class; it defines {found}" == refusal(
-        "cell", tmp_path
-    )
+    reason = f"it must define one device class; it defines {found}"
+    assert f"plugin cell: {path}: {reason}" == refusal("cell", tmp_path)
 
 
 def test_package_is_a_plugin(tmp_path: Path) -> None:
@@ -122,7 +138,7 @@ def test_package_that_fails_leaves_no_module(tmp_path: Path) -> None:
     assert refusal("nic", tmp_path).startswith(f"plugin nic: {path}:3: ZeroDivisionError")
     bad = written(tmp_path, "nic/bad.py", "\n(\n")
     written(tmp_path, "nic/__init__.py", "from . import bad\n")
-    assert refusal("nic", tmp_path).startswith(f"plugin nic: {bad}:2: SyntaxError")
+    assert f"plugin nic: {bad}:2: SyntaxError: '(' was never closed" == refusal("nic", tmp_path)
 
 
 @pytest.mark.parametrize(

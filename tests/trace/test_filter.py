@@ -154,3 +154,9 @@ def test_any_text_is_a_filter_or_an_error(text: str) -> None:
         return
 
     assert found.matches(WRITE_LCR) in {True, False}
+
+
+def test_names_are_those_that_have_to_be() -> None:
+    """Of a column, as written; not what is a pattern, or what it must not be."""
+    wanted = parse("device==Uart0 and device==u* and device!=pit and vm==a? and register==[l]cr and vm==b")
+    assert (["Uart0"], ["b"], []) == tuple(wanted.names(key) for key in ("device", "vm", "register"))

@@ -95,6 +95,37 @@ def test_bad_firmware_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "firmware has 0x64 bytes" in words
 
 
+@pytest.mark.parametrize(
+    ("option", "text", "words"),
+    [
+        ("--memory-fd", "-1", "'-1' is no descriptor"),
+        ("--memory-fd", "99999999999", "'99999999999' is no descriptor"),
+        ("--memory-fd", "x", "'x' is no descriptor"),
+        ("--patience", "-1", "'-1' is no number from 0 to 86400"),
+        ("--patience", "nan", "'nan' is no number from 0 to 86400"),
+        ("--patience", "inf", "'inf' is no number from 0 to 86400"),
+        ("--patience", "soon", "'soon' is no number from 0 to 86400"),
+    ],
+)
+def test_numbers_that_no_system_call_takes_are_refused(
+    tmp_path: Path, option: str, text: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything starts, with the value; status 2."""
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments(tmp_path, f"{option}={text}"))
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.needs("unicorn")
+def test_a_path_that_is_too_long_for_a_socket_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python says so itself, without a number."""
+    path = "a" * 200
+    assert 1 == main(arguments(tmp_path, "--socket", path))
+    assert f"AF_UNIX path too long: '{path}'\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("icount", ["3", "shift=x", "shift=11", "shift=-1", "shift=", "align=1"])
 def test_bad_icount_is_refused(tmp_path: Path, icount: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The message has the value and the bounds; status 2."""

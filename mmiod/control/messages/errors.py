@@ -31,7 +31,7 @@ class AmbiguousDevice:
 
 @frozen
 class UnknownRegister:
-    """The device has no register of such a name; those that it has are `known`."""
+    """The device has no register of such a name; `known` are those that it has, of several the near ones."""
 
     device: str
     register: str

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from mmiod import config
-from mmiod.config.structuring import converter_for, structure
+from mmiod.config.examined import structure
+from mmiod.config.structuring import converter_for
 from mmiod.errors import ConfigError, MachineError, PluginError
 from mmiod.machine.assembly import Part, assemble
 from mmiod.machine.clock import MachineClock
