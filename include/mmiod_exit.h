@@ -1309,7 +1309,7 @@ static inline uint32_t mmiod_slot_wait(const struct mmiod_shared *shared, uint32
     return mmiod_slot_state(shared, vcpu);
 }
 
-/* Gives it back, when no thread uses it any more; the memfd stays the caller's. */
+/* Gives it back, behind mmiod_close of all its clients; the memfd stays the caller's. */
 static inline void mmiod_shared_close(struct mmiod_shared *shared)
 {
     uint32_t n;
@@ -1586,7 +1586,7 @@ struct mmiod_client {
     struct mmiod_fixtures *fixtures;     /* the caller's: what stands; NULL: grants are left unused */
     struct mmiod_shared *shared;         /* NULL: everything goes by message */
     int in_slot;                         /* `out` is outstanding in the slot */
-    int heard;                           /* `socket` is in the ear of the slot */
+    pid_t heard;                         /* who put `socket` into the ear of the slot; 0: nobody */
     uint32_t share;                      /* shared->shares when the slot was last answered */
     uint32_t lost;                       /* the same when this connection was lost: newer ones can be used */
     struct mmiod_msg_posted unacknowledged[MMIOD_CLIENT_POSTED];
@@ -1599,7 +1599,7 @@ static inline void mmiod_close(struct mmiod_client *client)
 {
     if (client->fixtures)
         mmiod_fixtures_clear(client->fixtures);
-    if (client->heard && client->shared) /* closing would do, but for a copy that a fork has */
+    if (client->heard == getpid()) /* closing would do, but for a copy that a fork has: that has the ear, too */
         epoll_ctl(client->shared->descriptors[2 + client->vcpu], EPOLL_CTL_DEL, client->socket, NULL);
     client->heard = 0;
     if (client->socket >= 0)
@@ -2176,7 +2176,7 @@ static inline int mmiod_slot_next(struct mmiod_client *client)
         result = mmiod_slot_hear(shared, client->vcpu, client->socket);
         if (result < 0)
             return result;
-        client->heard = 1;
+        client->heard = getpid();
     }
     if (state == MMIOD_SHARED_STATE_READY)
         state = mmiod_slot_wait(shared, client->vcpu);

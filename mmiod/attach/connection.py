@@ -151,8 +151,8 @@ class Connection:
 
     def _take_some(self) -> None:
         """Take datagrams as long as they are there at once; if there are more, the pump calls again."""
-        if self._pause:
-            self._pause -= 1
+        if self._pause or not self.pump.alone:
+            self._pause = max(0, self._pause - 1)
             self._take_one()
             return
         done = 0

@@ -4,10 +4,9 @@ The client gets each by a GRANT, and answers the REVOKE that ends it when it is 
 reach; who withdraws a device for somebody to look at its traffic waits for that.
 
 A doorbell is an eventfd of ours that the client hands to its kernel.  It is never read: the client
-has it, too, and could make that wait.  The pump reports each signal of it: one from before REVOKE
-ahead of the REVOKED that answers it, as epoll reports in the order of arrival; one from between the
-two perhaps behind it.  So the eventfd's count is kept from REVOKE on, and one that is another at
-REVOKED is a signal; one that is the same is none, and nobody is told of a write that no guest made.
+has it, too, and could make that wait.  All of them are in an epoll of their own, edge-triggered, which
+is asked before one of them ends: what the guest rang before its client gave the doorbell back is heard,
+whether or not the pump came to it before the REVOKED, and nobody is told of a write that no guest made.
 
 Whatever is sent may end the connection, and all of this with it.
 """
@@ -15,9 +14,9 @@ Whatever is sent may end the connection, and all of this with it.
 from __future__ import annotations
 
 import os
-import re
 import select
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -38,7 +37,6 @@ PATIENCE_S: Final = 1.0
 MAX_ENDING: Final = 4 * MAX_BELLS
 """REVOKEs that a client may leave unanswered: a guest that moves regions may cause any number."""
 _EVENTS: Final = select.EPOLLIN | select.EPOLLET
-_COUNT: Final = re.compile(rb"^eventfd-count:\s+([0-9a-f]+)$", re.MULTILINE)
 
 
 @define(eq=False)
@@ -54,10 +52,12 @@ class Grants:
     """By number."""
     ending: set[int] = field(factory=set)
     """Numbers that were revoked, and may stand yet."""
-    _heard: dict[int, int | None] = field(factory=dict)
-    """Of doorbells among them the eventfd's count at the last signal that was heard, or at REVOKE."""
     _bells: dict[int, tuple[int, Grantable]] = field(factory=dict)
     """Eventfds and what they are of, by number."""
+    _rings: dict[int, Grantable] = field(factory=dict)
+    """What they are of, by eventfd."""
+    _ears: select.epoll | None = None
+    """All of them."""
     _ended: Signal = field(factory=Signal)
     _numbers: Iterator[int] = field(factory=lambda: count(1))
 
@@ -75,8 +75,6 @@ class Grants:
     def _revoke(self, grantable: Grantable) -> None:
         number = self.given.pop(grantable)
         self.ending.add(number)
-        if number in self._bells:
-            self._heard[number] = _count(self._bells[number][0])
         self.connection.send(replies.revoke(number))
         if len(self.ending) > MAX_ENDING:
             self.connection.close(f"more than {MAX_ENDING} REVOKEs were not answered")
@@ -101,37 +99,43 @@ class Grants:
             OSError: there is no descriptor, and nothing is left of it.
         """
         bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._bells[number] = bell, grantable
+        self._bells[number], self._rings[bell] = (bell, grantable), grantable
         try:
-            self.pump.register(bell, lambda _events: self._signalled(number), _EVENTS)
+            self._listening().register(bell, _EVENTS)
             return os.dup(bell)
         except OSError:
             self._forget(number)
             raise
 
-    def _signalled(self, number: int) -> None:
-        bell, grantable = self._bells[number]
-        if number in self.ending:
-            self._heard[number] = _count(bell)  # before the write, which stands for all that it has
-        self.ring(grantable)
+    def _listening(self) -> select.epoll:
+        if self._ears is None:
+            ears = select.epoll()
+            self.pump.register(ears.fileno(), lambda _events: self._hear(), select.EPOLLIN)
+            self._ears = ears
+        return self._ears
+
+    def _hear(self) -> None:
+        """Do the writes of all doorbells that were rung since."""
+        for bell, _ in self._ears.poll(0) if self._ears is not None else ():
+            grantable = self._rings.get(bell)
+            if grantable is not None:  # else a write before it has ended the connection
+                self.ring(grantable)
 
     def revoked(self, number: int) -> None:
         """The client has it no more; what it rang before may be heard only now."""
         if number in self.ending:
+            self._hear()
             self.ending.discard(number)
-            bell, grantable = self._bells.get(number, (None, None))
-            if bell is not None and grantable is not None:
-                count = _count(bell)
-                if count is None or count != self._heard.get(number):
-                    self.ring(grantable)
             self._forget(number)
             self._ended.set()
 
     def _forget(self, number: int) -> None:
-        self._heard.pop(number, None)
         bell, _ = self._bells.pop(number, (None, None))
         if bell is not None:
-            self.pump.unregister(bell)
+            del self._rings[bell]
+            if self._ears is not None:
+                with suppress(FileNotFoundError):  # there was no room for it
+                    self._ears.unregister(bell)
             os.close(bell)
 
     async def settled(self) -> None:
@@ -146,19 +150,10 @@ class Grants:
         """The connection ends, and all of them with it."""
         for number in list(self._bells):
             self._forget(number)
+        if self._ears is not None:
+            self.pump.unregister(self._ears.fileno())
+            self._ears.close()
+            self._ears = None
         self.given.clear()
         self.ending.clear()
         self._ended.set()
-
-
-def _count(eventfd: int) -> int | None:
-    """What was written to an eventfd that nobody reads; None where that cannot be known (proc(5))."""
-    try:
-        descriptor = os.open(f"/proc/self/fdinfo/{eventfd}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        found = _COUNT.search(os.read(descriptor, 4096))
-    finally:
-        os.close(descriptor)
-    return None if found is None else int(found[1], 16)

@@ -184,8 +184,8 @@ class Stream:
     def _ready(self, events: int) -> None:
         if not self._reads:
             self._ready_to_send(events)
-        elif self._pause:
-            self._pause -= 1
+        elif self._pause or not self.pump.alone:
+            self._pause = max(0, self._pause - 1)
             self._read(1, _RECEIVE)
         else:
             self._read(IN_A_ROW, _PEEK)

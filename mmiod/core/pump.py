@@ -53,6 +53,8 @@ class Pump:
     _wake: int = field(factory=lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
     _awake: tuple[Source, ...] = ()
     """Replaced as a whole: a source may end while the loop goes through them."""
+    alone: bool = True
+    """Nobody else had anything when the descriptors were looked at: who is called may take more in a row."""
     _turning: bool = False
     _gives_way: bool = False
     """Another task has something to do."""
@@ -178,6 +180,7 @@ class Pump:
                 return bool(self._awake)
             elif shared and not active:
                 os.sched_yield()
+            self.alone = len(ready) <= 1
             for descriptor, events in ready:
                 callback = self._callbacks.get(descriptor)
                 if callback is not None:  # else unregistered by a callback before it

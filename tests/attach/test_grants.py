@@ -219,19 +219,29 @@ def test_a_doorbell_that_nobody_rings_rings_nothing(
     os.close(bell)
 
 
-def test_a_doorbell_that_cannot_be_counted_is_rung(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without /proc: one that nobody rang does no harm, one that is lost stops a guest."""
-
-    def hidden(path: str, _flags: int) -> int:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_is_rung_before_revoke_is_heard_in_any_row(side: Side, *, inside: bool) -> None:
+    """A message and REVOKED are taken in one row; the ring came before REVOKE, within the message or not."""
     side.grants.update([BELL])
     (bell,) = side.received()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", hidden)
+
+    def withdraw() -> None:
+        os.eventfd_write(bell, 1)
         side.grants.update([])
-        side.grants.revoked(1)
-    assert side.rung == [BELL]
+        side.client.send(b"revoked")
+
+    def received(_connection: Connection, data: bytes, _descriptors: list[int]) -> None:
+        if data == b"revoked":
+            side.grants.revoked(1)
+        elif inside:
+            withdraw()
+
+    side.grants.connection.receive = received
+    side.client.send(b"message")
+    if not inside:
+        withdraw()
+    side.grants.pump.turn()
+    assert (side.rung, side.grants.ending) == ([BELL], set())
     os.close(bell)
 
 

@@ -68,9 +68,23 @@ CANARIES: Final = (
     Canary(
         "a doorbell that nobody rang",
         "mmiod/attach/grants.py",
-        "                if count is None or count != self._heard.get(number):",
-        "                if count is None or count >= 0:",
+        "_EVENTS: Final = select.EPOLLIN | select.EPOLLET",
+        "_EVENTS: Final = select.EPOLLIN",
         "tests/attach/test_grants.py::test_a_doorbell_that_nobody_rings_rings_nothing",
+    ),
+    Canary(
+        "a doorbell lost with its grant",
+        "mmiod/attach/grants.py",
+        "            self._hear()\n            self.ending.discard(number)",
+        "            self.ending.discard(number)",
+        "tests/attach/test_grants.py::test_what_is_rung_before_revoke_is_heard_in_any_row",
+    ),
+    Canary(
+        "a wake-up that went with the slots",
+        "mmiod/attach/shared.py",
+        "    wake = os.eventfd(1, ",
+        "    wake = os.eventfd(0, ",
+        "tests/attach/test_shared.py::test_client_that_missed_the_end_of_its_slots_is_woken_by_new_ones",
     ),
     Canary(
         "access at a break lost with its client",

@@ -112,7 +112,7 @@ static inline uint32_t mmiod_slot_wait(const struct mmiod_shared *shared, uint32
     return mmiod_slot_state(shared, vcpu);
 }
 
-/* Gives it back, when no thread uses it any more; the memfd stays the caller's. */
+/* Gives it back, behind mmiod_close of all its clients; the memfd stays the caller's. */
 static inline void mmiod_shared_close(struct mmiod_shared *shared)
 {
     uint32_t n;
