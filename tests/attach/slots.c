@@ -167,10 +167,31 @@ static void killed(void)
     printf("%" PRIu64 "\n", get(client, COUNT));
 }
 
+/* A child that closes what it has of the client takes nothing from its parent's ear. */
+static void forked(void)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    static struct mmiod_client copy;
+    pid_t child;
+
+    client->spin = 0;
+    while (!client->heard) /* it has slept since */
+        get(client, COUNT);
+    child = fork();
+    if (child == 0) {
+        copy = *client;
+        mmiod_close(&copy);
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
+    printf("%d\n", epoll_ctl(shared.descriptors[2], EPOLL_CTL_ADD, client->socket, &event) < 0 && errno == EEXIST);
+}
+
 int main(int argc, char **argv)
 {
     const struct { const char *name; void (*run)(void); } scenarios[] = {
         {"exits", exits}, {"posted", posted}, {"threads", threads}, {"reconnect", reconnect}, {"killed", killed},
+        {"forked", forked},
     };
 
     client = mmap(NULL, sizeof(*client), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

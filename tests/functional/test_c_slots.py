@@ -24,6 +24,7 @@ SEEN = {
     "threads": ["1"],
     "reconnect": ["0", "1", "77", "2", "in the slot again: 1"],
     "killed": ["20"],
+    "forked": ["1"],
 }
 """What each scenario prints; in slots.c is what it did."""
 
