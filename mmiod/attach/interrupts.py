@@ -111,8 +111,10 @@ class Interrupts:
         else:
             # A full counter is a client that does not look; whatever else came as an eventfd is
             # the client's own loss.
-            with suppress(OSError):
+            try:  # noqa: SIM105  # a tenth of the time of `suppress`
                 os.write(eventfd, ONE)
+            except OSError:
+                pass
         self.told += 1
         return True
 

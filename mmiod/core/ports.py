@@ -40,20 +40,24 @@ def not_at_once() -> bool:
 class Signal:
     """Something has changed: who waits looks again."""
 
-    _event: trio.Event = field(factory=trio.Event)
+    _event: trio.Event | None = None
+    """None: nobody waits, as is the case for most of what changes."""
 
     def set(self) -> None:
         """Wake all who wait."""
-        self._event.set()
-        self._event = trio.Event()
+        event, self._event = self._event, None
+        if event is not None:
+            event.set()
 
     async def wait(self) -> None:
         """Wait for the next `set`."""
-        await self._event.wait()
+        await self.upcoming.wait()
 
     @property
     def upcoming(self) -> trio.Event:
         """The next `set`, to be waited for behind a look at what may change meanwhile."""
+        if self._event is None:
+            self._event = trio.Event()
         return self._event
 
 
@@ -156,6 +160,9 @@ class RequestQueue:
     kept: Mapping[str, bytes] | None = None
     refusal: str | None = None
     changed: Signal = field(factory=Signal)
+    """There is a request for the device task."""
+    ended: Signal = field(factory=Signal)
+    """A request is over: no reason for the device task to wake up."""
     cancelled: Signal = field(factory=Signal)
     hurry: Callable[[], None] = field(default=no_hurry)
     """Called when there is something for the device task."""

@@ -142,13 +142,14 @@ class Pump:
 
     def work(self, action: Callable[[], None]) -> None:
         """Run an action of another task, under the watchdog's eyes."""
-        parked = not self.working.is_set()
+        if self.working.is_set():
+            action()
+            return
         self.working.set()
         try:
             action()
         finally:
-            if parked:
-                self.working.clear()
+            self.working.clear()
 
     async def run(self) -> None:
         """Serve until cancelled."""

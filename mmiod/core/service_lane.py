@@ -169,7 +169,7 @@ class ServiceLane:
         await self.gate.shut()
         with trio.move_on_after(DRAIN_S):
             while self._begun and self._reply is None:
-                await self.queue.changed.wait()
+                await self.queue.ended.wait()
 
     @property
     def doubtful(self) -> bool:
@@ -240,7 +240,7 @@ class ServiceLane:
         """The first request is over: it leaves the queue in the same moment in which its device is told."""
         self._begun = self._failures = 0
         self._reply = None
-        self.queue.changed.set()
+        self.queue.ended.set()
         return self.queue.waiting.popleft()
 
     async def _refuse(self) -> None:

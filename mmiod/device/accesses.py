@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from attrs import define
 
 if TYPE_CHECKING:
     from mmiod.device.faces import Memory, Ranges
-
-NEAR: Final = 1 << 24
-"""Bytes that are asked about at once."""
 
 
 @define
@@ -24,18 +21,14 @@ class MemoryRead:
     kind: ClassVar[str] = "read"
     sent: ClassVar[bytes] = b""
 
-    def perform(self, memory: Memory) -> bytes:
-        """Do it at once."""
-        return memory.read(self.gpa, self.length)
+    def perform(self, memory: Memory) -> bytes | None:
+        """Do it at once; None if only messages reach it."""
+        return memory.fetch(self.gpa, self.length)
 
     @property
     def failed(self) -> bytes:
         """What it gives if nobody answers."""
         return b"\xff" * self.length
-
-    def by_message(self, memory: Memory) -> bool:
-        """Whether only messages reach it."""
-        return memory.by_message(self.gpa, self.length)
 
     def apart(self) -> Parts:
         """The ranges that it is of, one by one."""
@@ -62,14 +55,9 @@ class MemoryWrite:
         """What goes with the message."""
         return self.data
 
-    def perform(self, memory: Memory) -> bytes:
-        """Do it at once."""
-        memory.write(self.gpa, self.data)
-        return b""
-
-    def by_message(self, memory: Memory) -> bool:
-        """Whether only messages reach it."""
-        return memory.by_message(self.gpa, self.length)
+    def perform(self, memory: Memory) -> bytes | None:
+        """Do it at once; None if only messages reach it."""
+        return b"" if memory.store(self.gpa, self.data) else None
 
     def apart(self) -> Parts:
         """The ranges that it is of, one by one."""
@@ -87,13 +75,9 @@ class MemoryGather:
         """Bytes."""
         return sum([length for _, length in self.ranges])
 
-    def perform(self, memory: Memory) -> bytes:
-        """Do it at once."""
+    def perform(self, memory: Memory) -> bytes | None:
+        """Do it at once; None if only messages reach a part of it."""
         return memory.gather(self.ranges)
-
-    def by_message(self, memory: Memory) -> bool:
-        """Whether only messages reach a part of it."""
-        return _by_message(memory, self.ranges)
 
     def apart(self) -> Parts:
         """One range by one."""
@@ -115,14 +99,9 @@ class MemoryScatter:
         """Bytes."""
         return len(self.data)
 
-    def perform(self, memory: Memory) -> bytes:
-        """Do it at once."""
-        memory.scatter(self.ranges, self.data)
-        return b""
-
-    def by_message(self, memory: Memory) -> bool:
-        """Whether only messages reach a part of it."""
-        return _by_message(memory, self.ranges)
+    def perform(self, memory: Memory) -> bytes | None:
+        """Do it at once; None if only messages reach a part of it."""
+        return b"" if memory.scatter(self.ranges, self.data) else None
 
     def apart(self) -> Parts:
         """One range by one."""
@@ -139,16 +118,6 @@ def parts(ranges: Ranges, data: bytes) -> Iterator[tuple[int, bytes]]:
         if part:
             yield gpa, part
         position += length
-
-
-def _by_message(memory: Memory, ranges: Ranges) -> bool:
-    """Asked of all at once where they are close together: usually none is, and each question is noted."""
-    low = min([gpa for gpa, _ in ranges], default=0)
-    high = max([gpa + length for gpa, length in ranges], default=0)
-    by_message = memory.by_message
-    if high - low <= NEAR and not by_message(low, high - low):
-        return False
-    return any([by_message(gpa, length) for gpa, length in ranges])  # noqa: C419  # a list is faster
 
 
 Access = MemoryRead | MemoryWrite | MemoryGather | MemoryScatter

@@ -71,11 +71,17 @@ class Memory(Protocol):
     def write(self, gpa: int, data: bytes) -> None:
         """DMA write.  What is not RAM, or read-only, or only messages reach, drops the bytes."""
 
-    def gather(self, ranges: Ranges) -> bytes:
-        """`read` of each range, all their bytes in a row."""
+    def fetch(self, gpa: int, length: int) -> bytes | None:
+        """`read`; None if some of it is reached `by_message`: a `Work` asks so, both in one."""
 
-    def scatter(self, ranges: Ranges, data: bytes) -> None:
-        """`write` to each range, of `data` as far as that goes."""
+    def store(self, gpa: int, data: bytes) -> bool:
+        """`write`; False, and nothing is written, if some of it is reached `by_message`."""
+
+    def gather(self, ranges: Ranges) -> bytes | None:
+        """`fetch` of each range, all their bytes in a row."""
+
+    def scatter(self, ranges: Ranges, data: bytes) -> bool:
+        """`store` to each range, of `data` as far as that goes."""
 
     def holds(self, gpa: int, length: int) -> bool:
         """Whether all of it is RAM that `read` and `write` reach."""

@@ -129,12 +129,12 @@ class Job(Alarm):
                 if self._running is not running:  # it was dropped by what it did itself
                     running.close()
                     return
-                if access.by_message(memory):
+                result = access.perform(memory)
+                if result is None:
                     self._do_parts(running, access.apart(), None)
                     return
-                result = access.perform(memory)
                 accesses -= 1
-                free -= access.length
+                free -= len(result) or access.length  # what was read, or what was written
         except StopIteration:
             if self._running is running:
                 self._ended()
@@ -156,8 +156,8 @@ class Job(Alarm):
         """Go on with an access that needs messages; behind its last part with the run."""
         memory = self.context.memory
         try:
-            while not (part := parts.send(result)).by_message(memory):  # type: ignore[arg-type]  # begins with None
-                result = part.perform(memory)
+            while (result := (part := parts.send(result)).perform(memory)) is not None:  # type: ignore[arg-type]  # begins with None
+                pass
         except StopIteration as done:
             self._go_on(running, done.value)
         else:

@@ -137,7 +137,13 @@ class NotedMemory:
     def read(self, gpa: int, length: int) -> bytes:  # noqa: D102
         return self.journal.told(self.memory.read(gpa, length))
 
-    def gather(self, ranges: Ranges) -> bytes:  # noqa: D102
+    def fetch(self, gpa: int, length: int) -> bytes | None:  # noqa: D102
+        return self.journal.told(self.memory.fetch(gpa, length))
+
+    def store(self, gpa: int, data: bytes) -> bool:  # noqa: D102
+        return self.journal.told(self.memory.store(gpa, data))
+
+    def gather(self, ranges: Ranges) -> bytes | None:  # noqa: D102
         return self.journal.told(self.memory.gather(ranges))
 
     def holds(self, gpa: int, length: int) -> bool:  # noqa: D102
@@ -149,8 +155,8 @@ class NotedMemory:
     def write(self, gpa: int, data: bytes) -> None:  # noqa: D102
         self.memory.write(gpa, data)
 
-    def scatter(self, ranges: Ranges, data: bytes) -> None:  # noqa: D102
-        self.memory.scatter(ranges, data)
+    def scatter(self, ranges: Ranges, data: bytes) -> bool:  # noqa: D102
+        return self.journal.told(self.memory.scatter(ranges, data))
 
 
 @define(eq=False)

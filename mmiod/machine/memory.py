@@ -124,24 +124,47 @@ class GuestMemory:
                 if self.log is not None:
                     self.log.mark(at, taken)
 
-    def gather(self, ranges: Ranges) -> bytes:
-        """`read` of each range, all their bytes in a row."""
-        slot = self._around_all(ranges)
-        if slot is None or not isinstance(slot.storage, Mapped):
-            return b"".join([self.read(gpa, length) for gpa, length in ranges])
-        view, base = slot.storage.memory, slot.gpa  # joined where they lie: each is copied once
-        return b"".join([view[gpa - base : gpa - base + length] for gpa, length in ranges])
+    def fetch(self, gpa: int, length: int) -> bytes | None:
+        """`read`, or None if messages reach some of it, and nothing else does."""
+        slot = self._around(gpa, length)
+        if slot is not None and slot.storage is not None and not self.prefers_messages:
+            return slot.storage.read(gpa - slot.gpa, length)
+        return None if self.by_message(gpa, length) else self.read(gpa, length)
 
-    def scatter(self, ranges: Ranges, data: bytes) -> None:
-        """`write` to each range, of `data` as far as that goes."""
+    def store(self, gpa: int, data: bytes) -> bool:
+        """`write`, or False, and nothing is written, if messages reach some of it, and nothing else does."""
+        slot = self._around(gpa, len(data))
+        if slot is not None and self._takes(slot):
+            slot.storage.write(gpa - slot.gpa, data)  # type: ignore[union-attr]  # it has one
+            return True
+        if self.by_message(gpa, len(data)):
+            return False
+        self.write(gpa, data)
+        return True
+
+    def gather(self, ranges: Ranges) -> bytes | None:
+        """`fetch` of each range, all their bytes in a row."""
         slot = self._around_all(ranges)
-        if slot is None or slot.storage is None or slot.read_only or self.log is not None:
+        if slot is not None and isinstance(slot.storage, Mapped) and not self.prefers_messages:
+            view, base = slot.storage.memory, slot.gpa  # joined where they lie: each is copied once
+            return b"".join([view[gpa - base : gpa - base + length] for gpa, length in ranges])
+        if self._any_by_message(ranges):
+            return None
+        return b"".join([self.read(gpa, length) for gpa, length in ranges])
+
+    def scatter(self, ranges: Ranges, data: bytes) -> bool:
+        """`store` to each range, of `data` as far as that goes; nothing is, if one goes by message."""
+        slot = self._around_all(ranges)
+        if slot is not None and self._takes(slot):
+            write, base = slot.storage.write, slot.gpa  # type: ignore[union-attr]  # it has one
             for gpa, part in parts(ranges, data):
-                self.write(gpa, part)
-            return
-        write, base = slot.storage.write, slot.gpa
+                write(gpa - base, part)
+            return True
+        if self._any_by_message(ranges):
+            return False
         for gpa, part in parts(ranges, data):
-            write(gpa - base, part)
+            self.write(gpa, part)
+        return True
 
     def holds(self, gpa: int, length: int) -> bool:
         """Whether all of it is reachable RAM."""
@@ -159,6 +182,14 @@ class GuestMemory:
             slot.gpa < end and gpa < slot.end and (slot.storage is None or self.prefers_messages)
             for slot in self.slots.values()
         )
+
+    def _takes(self, slot: Slot) -> bool:
+        """Whether what is written there needs nothing but a copy: no message, and no entry in the log."""
+        return not (slot.storage is None or slot.read_only or self.prefers_messages or self.log is not None)
+
+    def _any_by_message(self, ranges: Ranges) -> bool:
+        """All are asked about: each is seen to be no longer than one may be."""
+        return any([self.by_message(gpa, length) for gpa, length in ranges])  # noqa: C419
 
     def _around(self, gpa: int, length: int) -> Slot | None:
         """The slot used last, if all of it is there: the usual case."""

@@ -119,6 +119,12 @@ class Replay:
         assert isinstance(answer, bytes), answer
         return answer
 
+    def data_if_any(self) -> bytes | None:
+        """The next answer: bytes, or that only messages give them."""
+        answer = self._answer()
+        assert answer is None or isinstance(answer, bytes), answer
+        return answer
+
     # --- what the device does: it is done ------------------------------------------------------
 
     def set_level(self, line: str, level: bool) -> None:  # noqa: ARG002, D102
@@ -183,8 +189,14 @@ class _Memory:
     def read(self, gpa: int, length: int) -> bytes:  # noqa: ARG002
         return self.replay.data()
 
-    def gather(self, ranges: Ranges) -> bytes:  # noqa: ARG002
-        return self.replay.data()
+    def fetch(self, gpa: int, length: int) -> bytes | None:  # noqa: ARG002
+        return self.replay.data_if_any()
+
+    def store(self, gpa: int, data: bytes) -> bool:  # noqa: ARG002
+        return bool(self.replay.number())
+
+    def gather(self, ranges: Ranges) -> bytes | None:  # noqa: ARG002
+        return self.replay.data_if_any()
 
     def holds(self, gpa: int, length: int) -> bool:  # noqa: ARG002
         return bool(self.replay.number())
@@ -195,8 +207,8 @@ class _Memory:
     def write(self, gpa: int, data: bytes) -> None:
         pass
 
-    def scatter(self, ranges: Ranges, data: bytes) -> None:
-        pass
+    def scatter(self, ranges: Ranges, data: bytes) -> bool:  # noqa: ARG002
+        return bool(self.replay.number())
 
 
 @define

@@ -100,11 +100,12 @@ class Slot:
     length: int
     read_only: bool
     storage: Storage | None
+    end: int = field(init=False)
+    """First address behind."""
 
-    @property
-    def end(self) -> int:
-        """First address behind."""
-        return self.gpa + self.length
+    def __attrs_post_init__(self) -> None:
+        """A slot never changes its place: a moved one is another."""
+        self.end = self.gpa + self.length
 
 
 def storage_of(descriptor: int, offset: int, length: int, *, read_only: bool) -> Storage:

@@ -58,14 +58,30 @@ class FakeMemory:
         inside = bytes(self.ram[gpa : gpa + length])
         return inside + b"\xff" * (length - len(inside))
 
-    def gather(self, ranges: Ranges) -> bytes:
-        """`read` of each range."""
+    def fetch(self, gpa: int, length: int) -> bytes | None:
+        """`read`, where no message is needed."""
+        return None if self.by_message(gpa, length) else self.read(gpa, length)
+
+    def store(self, gpa: int, data: bytes) -> bool:
+        """`write`, where no message is needed."""
+        here = not self.by_message(gpa, len(data))
+        if here:
+            self.write(gpa, data)
+        return here
+
+    def gather(self, ranges: Ranges) -> bytes | None:
+        """`read` of each range, where no message is needed."""
+        if any(self.by_message(gpa, length) for gpa, length in ranges):
+            return None
         return b"".join(self.read(gpa, length) for gpa, length in ranges)
 
-    def scatter(self, ranges: Ranges, data: bytes) -> None:
-        """`write` to each range."""
+    def scatter(self, ranges: Ranges, data: bytes) -> bool:
+        """`write` to each range, where no message is needed."""
+        if any(self.by_message(gpa, length) for gpa, length in ranges):
+            return False
         for gpa, part in parts(ranges, data):
             self.write(gpa, part)
+        return True
 
     def holds(self, gpa: int, length: int) -> bool:
         """Whether all of it is inside."""

@@ -539,6 +539,36 @@ async def test_quick_requests_are_done_one_by_one_without_the_task() -> None:
     assert [("open",), ("initialize", "0"), *done] == disk.log
 
 
+@define(eq=False)
+class Woken(trio.abc.Instrument):
+    """The tasks that something wakes."""
+
+    tasks: list[trio.lowlevel.Task] = field(factory=list)
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        """One is about to run."""
+        self.tasks.append(task)
+
+
+async def test_what_the_core_does_wakes_no_task() -> None:
+    """The lane's own has nothing to do with it: to run would cost as much as the request."""
+    disk, woken = QuickDisk(deque([b"first"]), tries=deque([b"a", b"b"])), Woken()
+    async with serving(service=disk) as bench:
+        client, actions = bench.device.disk, list[Callable[[], None]]()
+        client.send("initialize", b"0")
+        await bench.until(lambda: bool(bench.device.answers))
+        bench.task.services[0].short = ShortWay(actions.append, bench.inject_now)
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(woken)
+        for data in (b"1", b"2"):
+            client.send("initialize", data)
+            actions.pop()()
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(woken)
+    assert [(1, b"first"), (2, b"a"), (3, b"b")] == bench.device.answers
+    assert {trio.lowlevel.current_task()} == {*woken.tasks}
+
+
 async def test_what_the_core_cannot_do_is_the_tasks() -> None:
     """What takes longer, and another kind; what comes behind them waits for them."""
     disk = QuickDisk(deque([b"first", b"a", None]), tries=deque([None, b"c"]))

@@ -125,14 +125,18 @@ class Slots(RuleBasedStateMachine):
 
     @rule(ranges=RANGES, short=st.integers(0, 20), fill=st.integers(0, 255), logged=st.booleans())
     def scatter(self, ranges: list[tuple[int, int]], short: int, fill: int, logged: bool) -> None:
-        """Writes of several ranges: one after the other, as far as the data go; each is in the log."""
+        """Writes of several ranges: one after the other, as far as the data go; each is in the log.
+
+        None is done if one of them goes by message.
+        """
         total = max(0, sum(length for _, length in ranges) - short)
         data = bytes((fill ^ n) & 0xFF for n in range(total))
         logs = [DirtyLog() if logged else None for _ in range(2)]
+        here = not self.distant(ranges)
         self.memory.log = logs[0]
-        self.memory.scatter(ranges, data)
+        assert here == self.memory.scatter(ranges, data)
         self.memory.log = logs[1]
-        for gpa, length in ranges:
+        for gpa, length in ranges if here else ():
             part, data = data[:length], data[length:]
             self.store(gpa, part)
             self.memory.write(gpa, part)
@@ -142,26 +146,47 @@ class Slots(RuleBasedStateMachine):
 
     @rule(ranges=RANGES)
     def gather(self, ranges: list[tuple[int, int]]) -> None:
-        """Reads of several ranges."""
+        """Reads of several ranges, unless one of them goes by message."""
         model = self.model()
         expected = b"".join(model[gpa : gpa + length] for gpa, length in ranges)
-        assert expected == self.memory.gather(ranges)
+        assert (None if self.distant(ranges) else expected) == self.memory.gather(ranges)
+
+    @rule(gpa=st.integers(0, SPACE), length=st.integers(0, 3 * PAGE), fill=st.integers(0, 255))
+    def reach_at_once(self, gpa: int, length: int, fill: int) -> None:
+        """A read and a write of what needs no message; else there is nothing, and nothing is written."""
+        distant, data = self.distant([(gpa, length)]), bytes([fill]) * length
+        assert (None if distant else self.model()[gpa : gpa + length]) == self.memory.fetch(gpa, length)
+        assert distant != self.memory.store(gpa, data)
+        if not distant:
+            self.store(gpa, data)
+        assert self.model()[gpa : gpa + length] == self.memory.read(gpa, length)
 
     @rule(gpa=st.integers(0, SPACE), length=st.integers(0, 3 * PAGE))
     def read(self, gpa: int, length: int) -> None:
         """A read."""
         assert self.model()[gpa : gpa + length] == self.memory.read(gpa, length)
 
-    @rule(gpa=st.integers(0, SPACE), length=st.integers(0, 3 * PAGE), there=st.booleans())
-    def ask_for_messages(self, gpa: int, length: int, there: bool) -> None:
-        """Messages reach what has no storage, if anybody is there who sends them."""
+    @rule(there=st.booleans(), preferred=st.booleans())
+    def send_messages(self, there: bool, preferred: bool) -> None:
+        """Somebody sends them, or nobody; they may be preferred where there is storage, too."""
         self.memory.messenger = Nobody() if there else None
-        touched = [
-            content is None
+        self.memory.prefers_messages = preferred
+
+    @rule(gpa=st.integers(0, SPACE), length=st.integers(0, 3 * PAGE))
+    def ask_for_messages(self, gpa: int, length: int) -> None:
+        """Messages reach what has no storage, if anybody is there who sends them."""
+        assert self.distant([(gpa, length)]) == self.memory.by_message(gpa, length)
+
+    def distant(self, ranges: list[tuple[int, int]]) -> bool:
+        """Whether messages reach a part of any, by the model."""
+        return self.memory.messenger is not None and any(
+            (content is None or self.memory.prefers_messages)
+            and base < gpa + length
+            and gpa < base + (PAGE if content is None else len(content))
+            for gpa, length in ranges
+            if length
             for base, content, _ in self.contents.values()
-            if base < gpa + length and gpa < base + (PAGE if content is None else len(content))
-        ]
-        assert (there and length > 0 and any(touched)) == self.memory.by_message(gpa, length)
+        )
 
     def model(self) -> bytes:
         """All of the space as one array."""

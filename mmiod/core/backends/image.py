@@ -12,8 +12,8 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import ClassVar, Final
 
@@ -62,17 +62,21 @@ class Image:
                 return found
             thread = self._under_way
         assert thread is not None
-        with _refusals(kind, data):
+        try:
             return await thread.end()
+        except (OSError, struct.error) as error:
+            raise _refusal(kind, data, error) from error
 
     def at_once(self, kind: str, data: bytes) -> bytes | None:
         """What needs no waiting is done; all else begins, of which a write may end in time, too."""
-        with _refusals(kind, data):
+        try:
             found = self.at_hand(data) if kind == "read" else self.taken(data) if kind == "write" else None
             if found is None:
                 self._thread = self._thread or OwnThread()
                 self._thread.begin(partial(_ACTIONS[kind], self, data))
                 found = self._thread.soon() if kind == "write" else None
+        except (OSError, struct.error) as error:
+            raise _refusal(kind, data, error) from error
         return found
 
     @property
@@ -215,12 +219,7 @@ _ACTIONS: Final[Mapping[str, Callable[[Image, bytes], bytes]]] = {
 }
 
 
-@contextmanager
-def _refusals(kind: str, data: bytes) -> Iterator[None]:
-    """What the host's disk says against a request is a refusal."""
-    try:
-        yield
-    except OSError as error:
-        raise RequestRefused(f"{kind}: {error.strerror}") from error
-    except struct.error as error:
-        raise RequestRefused(f"{kind}: {len(data)} bytes are no such request") from error
+def _refusal(kind: str, data: bytes, error: OSError | struct.error) -> RequestRefused:
+    """What the host's disk says against a request, or that it is none."""
+    said = error.strerror if isinstance(error, OSError) else f"{len(data)} bytes are no such request"
+    return RequestRefused(f"{kind}: {said}")

@@ -177,7 +177,7 @@ class MsiX(MessageCapability):
 
     def enabled(self, function: Function) -> bool:
         """MSI-X Enable."""
-        return bool(MSIX_CONTROL["ENABLE"].of(self.value(function, "control")))
+        return self.value(function, "control") & _MSIX_FREE != 0
 
     def send(self, function: Function, vector: int) -> None:
         """Let the message leave, or if something holds it set its pending bit."""

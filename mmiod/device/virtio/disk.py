@@ -12,6 +12,7 @@ from typing import Final
 
 from attrs import define, field, frozen, validators
 
+from mmiod.device.accesses import MemoryWrite
 from mmiod.device.block import MAX_RANGE, SECTOR, Blocks, Medium
 from mmiod.device.virtio.device import VirtioConfig, VirtioDevice, VirtioState
 from mmiod.device.virtio.disk_requests import FORMS, Type
@@ -183,13 +184,12 @@ class Disk(VirtioDevice):
 
     def serve(self, number: int, chain: Chain) -> Moves:
         """Ask the image for it, or answer at once."""
-        header, payload = divide(chain.readable, HEADER)
-        if length_of(header) < HEADER or not chain.writable:
+        outgoing, incoming = length_of(chain.readable) - HEADER, length_of(chain.writable) - 1
+        if outgoing < 0 or incoming < 0:
             raise BrokenQueue("a request without a header or a status")
-        start = yield from gather(header)
+        start = yield from gather(divide(chain.readable, HEADER)[0])
         kind = int.from_bytes(start[:TYPE], "little")
         form = FORMS.get(kind)
-        outgoing, incoming = length_of(payload), length_of(chain.writable) - 1
         if kind == Type.GET_ID:
             yield from self._answer(number, chain, OK, self.config.serial.encode().ljust(ID_LENGTH, b"\0"))
         elif form is None:
@@ -198,7 +198,7 @@ class Disk(VirtioDevice):
             yield from self._answer(number, chain, IOERR)
         else:
             request = start[SECTOR_AT:]
-            if payload:  # which is read behind the sector, as the image wants it
+            if outgoing:  # which is read behind the sector, as the image wants it
                 request = yield from gather(divide(chain.readable, SECTOR_AT)[1])
             asked = form.ask(self.image, request, incoming)
             if asked is None:
@@ -224,6 +224,7 @@ class Disk(VirtioDevice):
 
 def _respond(chain: Chain, status: int, data: bytes) -> Moves:
     """Data from the begin, the status in the last byte."""
-    buffers, last = divide(chain.writable, length_of(chain.writable) - 1)
-    yield from scatter(buffers, data)
-    yield from scatter(last, bytes((status,)))
+    if data:
+        yield from scatter(chain.writable, data[: length_of(chain.writable) - 1])
+    last = chain.writable[-1]
+    yield MemoryWrite(last.gpa + last.length - 1, bytes((status,)))

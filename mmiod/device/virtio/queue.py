@@ -155,7 +155,7 @@ def crossed(event: int, new: int, old: int) -> bool:
 
 def length_of(spans: Iterable[Span]) -> int:
     """Bytes of all of them."""
-    return sum(span.length for span in spans)
+    return sum([span.length for span in spans])
 
 
 def divide(spans: Sequence[Span], length: int) -> tuple[Sequence[Span], Sequence[Span]]:

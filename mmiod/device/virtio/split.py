@@ -7,7 +7,7 @@ from typing import Final
 
 from attrs import define
 
-from mmiod.device.accesses import MemoryRead, MemoryWrite
+from mmiod.device.accesses import MemoryGather, MemoryRead, MemoryScatter, MemoryWrite
 from mmiod.device.virtio.queue import (
     DESCRIPTOR,
     INDIRECT,
@@ -27,6 +27,7 @@ NO_INTERRUPT: Final = 1
 INDEX, RING = 2, 4
 """Offsets of both rings' parts (2.7.6, 2.7.8)."""
 _DESCRIPTOR_SIZE: Final = DESCRIPTOR.size
+_WORD_SIZE: Final = WORD.size
 _ELEMENT: Final = struct.Struct("<II")
 _MODULUS: Final = 1 << 16
 
@@ -46,17 +47,17 @@ class SplitRing:
             raise BrokenQueue(f"{count} chains are available in a queue of {queue.size}")
         if not count:
             return []
-        entries = yield MemoryRead(queue.driver + RING, WORD.size * queue.size)
-        table = yield MemoryRead(queue.descriptors, DESCRIPTOR.size * queue.size)
+        table, ring = _DESCRIPTOR_SIZE * queue.size, _WORD_SIZE * queue.size
+        both = yield MemoryGather([(queue.descriptors, table), (queue.driver + RING, ring)])
         chains = []
         for number in range(queue.available, queue.available + min(count, most)):
-            (head,) = WORD.unpack_from(entries, WORD.size * (number % queue.size))
+            (head,) = WORD.unpack_from(both, table + _WORD_SIZE * (number % queue.size))
             chain = Chain(head, after=(number + 1) % _MODULUS)
-            indirect = _walk(table, head, chain)
+            indirect = _walk(both, queue.size, head, chain)
             if indirect is not None:
-                check_table(indirect, queue.size)
+                entries = check_table(indirect, queue.size)
                 inner = yield MemoryRead(indirect.gpa, indirect.length)
-                if _walk(inner, 0, chain) is not None:
+                if _walk(inner, entries, 0, chain) is not None:
                     raise BrokenQueue(f"an indirect table within the one at {indirect.gpa:#x}")
             chains.append(chain)
         return chains
@@ -67,13 +68,15 @@ class SplitRing:
         done = len(queue.finished)
         elements = b"".join(_ELEMENT.pack(one.id, one.written) for one in queue.finished)
         start = queue.used % queue.size
-        room = _ELEMENT.size * (queue.size - start)
+        here = min(done, queue.size - start)
         ring = queue.device + RING
-        yield MemoryWrite(ring + _ELEMENT.size * start, elements[:room])
-        if elements[room:]:
-            yield MemoryWrite(ring, elements[room:])
         new = (queue.used + done) % _MODULUS
-        yield MemoryWrite(queue.device + INDEX, WORD.pack(new))
+        ranges = [
+            (ring + _ELEMENT.size * start, _ELEMENT.size * here),
+            (ring, _ELEMENT.size * (done - here)),
+            (queue.device + INDEX, _WORD_SIZE),
+        ]
+        yield MemoryScatter(ranges, elements + WORD.pack(new))  # in this order
         told = yield from self._tells(new, queue.used)
         queue.used = new
         del queue.finished[:done]
@@ -101,9 +104,8 @@ class SplitRing:
         return crossed(WORD.unpack(event)[0], new, old)
 
 
-def _walk(table: bytes, index: int, chain: Chain) -> Span | None:
-    """Add a chain's buffers; the indirect table that it ends with."""
-    size = len(table) // _DESCRIPTOR_SIZE
+def _walk(table: bytes, size: int, index: int, chain: Chain) -> Span | None:
+    """Add a chain's buffers, of a table of `size`; the indirect table that it ends with."""
     unpack, add = DESCRIPTOR.unpack_from, chain.add
     for _ in range(size):
         if index >= size:

@@ -62,7 +62,7 @@ def _told(device: Device, value: int) -> None:
     context.journal.told(value)
 
 
-def _gathered(device: Device, flat: list[Any]) -> bytes:
+def _gathered(device: Device, flat: list[Any]) -> bytes | None:
     ranges = _ranges(flat)
     total = sum(length for _, length in ranges)
     if total > DMA_LIMIT:
@@ -107,14 +107,16 @@ EFFECTS: Final[Mapping[str, tuple[Any, ...]]] = {
     "storage.write": (lambda device, *given: _stored(device, *given).write(*given), str, int, bytes),
     "storage.clear": (lambda device, *given: _stored(device, *given).clear(*given), str, int, int),
     "memory.write": (lambda device, gpa, data: device.memory.write(gpa, data), int, bytes),
-    "memory.scatter": (lambda device, flat, data: device.memory.scatter(_ranges(flat), data), list, bytes),
 }
 """What a hook does: the action, and the types of its arguments."""
 QUERIES: Final[Mapping[str, tuple[Any, ...]]] = {
     "memory.below_4g": (lambda device: device.memory.below_4g,),
     "memory.above_4g": (lambda device: device.memory.above_4g,),
     "memory.read": (lambda device, gpa, length: device.memory.read(gpa, length), int, int),
+    "memory.fetch": (lambda device, gpa, length: device.memory.fetch(gpa, length), int, int),
+    "memory.store": (lambda device, gpa, data: device.memory.store(gpa, data), int, bytes),
     "memory.gather": (_gathered, list),
+    "memory.scatter": (lambda device, flat, data: device.memory.scatter(_ranges(flat), data), list, bytes),
     "memory.holds": (lambda device, gpa, length: device.memory.holds(gpa, length), int, int),
     "memory.by_message": (lambda device, gpa, length: device.memory.by_message(gpa, length), int, int),
     "storage.read": (lambda device, *given: _stored(device, *given).read(*given), str, int, int),

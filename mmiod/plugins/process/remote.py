@@ -120,12 +120,22 @@ class RemoteMemory:
         data: bytes = self.context.ask_host("memory.read", gpa, length)
         return data
 
-    def gather(self, ranges: Ranges) -> bytes:  # noqa: D102
-        data: bytes = self.context.ask_host("memory.gather", [*chain.from_iterable(ranges)])
+    def fetch(self, gpa: int, length: int) -> bytes | None:  # noqa: D102
+        data: bytes | None = self.context.ask_host("memory.fetch", gpa, length)
         return data
 
-    def scatter(self, ranges: Ranges, data: bytes) -> None:  # noqa: D102
-        self.context.channel.put("memory.scatter", [*chain.from_iterable(ranges)], bytes(data))
+    def store(self, gpa: int, data: bytes) -> bool:  # noqa: D102
+        stored: bool = self.context.ask_host("memory.store", gpa, bytes(data))
+        return stored
+
+    def gather(self, ranges: Ranges) -> bytes | None:  # noqa: D102
+        data: bytes | None = self.context.ask_host("memory.gather", [*chain.from_iterable(ranges)])
+        return data
+
+    def scatter(self, ranges: Ranges, data: bytes) -> bool:  # noqa: D102
+        flat = [*chain.from_iterable(ranges)]
+        stored: bool = self.context.ask_host("memory.scatter", flat, bytes(data))
+        return stored
 
     def holds(self, gpa: int, length: int) -> bool:  # noqa: D102
         held: bool = self.context.ask_host("memory.holds", gpa, length)
