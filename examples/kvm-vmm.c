@@ -356,7 +356,7 @@ int main(int argc, char **argv)
         errx(2, "usage: kvm-vmm EXIT_SOCKET VM FIRMWARE [MIB]");
     atexit(tear_down);
     build_vm();
-    must("SIGIO", sigaction(SIGIO, &action, NULL));
+    must("SIGIO", sigaction(SIGIO, &action, NULL) | sigprocmask(SIG_SETMASK, &action.sa_mask, NULL));
     mmiod_client_init(&client, argv[1], argv[2]);
     strcpy(client.hello.vendor, "kvm-vmm");
     client.hello.required = MMIOD_CAPABILITY_INTR;

@@ -27,7 +27,7 @@ from mmiod.demo.boot import Lines, serve
 from mmiod.demo.initrd import compressed
 from mmiod.plugins.loader import bundled_directories
 
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = 180.0
 MEMORY: Final = "256M"
 PLUGIN: Final = "virtio/rng"
 DOCUMENTATION: Final = '"""1AF4h:1044h."""'
@@ -37,9 +37,11 @@ WORSE: Final = '''"""1AF4h:1044h."""
         self.state.entropy[:] = (b"mmiod! " * 10)[:64]
         yield from super().serve(number, chain)'''
 """What the edit makes of the line."""
+WORSE_SHOWN: Final = "m   m   i   o   d   !"
+"""In a line of entropy behind it; the guest may have drawn several before, and they may come late."""
 GREETING: Final = b"Hello from a file on the host."
 SAMPLES: Final = 4
-"""Lines of entropy before the edit, and after it."""
+"""Lines of entropy before the edit, and of what the edited device gives."""
 SAMPLE: Final = "entropy:"
 LAST_LINE: Final = "guest: good night"
 MODULES: Final = ("virtio-rng", "virtio_blk")
@@ -160,6 +162,8 @@ class Show:
     plugin: Path
     columns: int
     samples: int = 0
+    edited: int = 0
+    """Samples that are the edited device's."""
     lines: Lines = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -174,17 +178,19 @@ class Show:
                 for line in self.lines.take(access):
                     print(line, flush=True)
                     if line.startswith(SAMPLE):
-                        self._sampled()
+                        self._sampled(line)
             if self.lines.ended or time.monotonic() > deadline:
                 break
-        return self.lines.ended and self.samples > SAMPLES
+        return self.lines.ended and self.edited >= SAMPLES
 
-    def _sampled(self) -> None:
+    def _sampled(self, line: str) -> None:
         self.samples += 1
         if self.samples == SAMPLES:
             self._edit()
-        elif self.samples == 2 * SAMPLES:
-            self.console.sendall(b"goodbye\n")
+        elif WORSE_SHOWN in line:
+            self.edited += 1
+            if self.edited == SAMPLES:
+                self.console.sendall(b"goodbye\n")
 
     def _edit(self) -> None:
         """Change the plugin and reload it."""

@@ -15,6 +15,7 @@
 #define COUNT (BAR + 0x10)
 
 static struct mmiod_client client;
+static uint32_t level = 2; /* of the interrupt, as INTR told it last: that comes when its time has come */
 
 static int must(int result)
 {
@@ -43,13 +44,13 @@ static void place_bars(void)
     put(MMIOD_SPACE_PCI_CONFIG, FUNCTION | 0x04, 2, 2);
 }
 
-/* Prints what the daemon says unasked, INTR once somebody waits for it; a request ends a wait. */
+/* Prints what the daemon says unasked, but for INTR; a request ends a wait. */
 static int tell(void *context, const union mmiod_message *message)
 {
+    (void)context;
     if (message->header.type == MMIOD_MSG_WELCOME)
         printf("welcome %d\n", message->header.flags & MMIOD_WELCOME_FLAG_CONTINUED);
-    if (message->header.type == MMIOD_MSG_INTR && context)
-        printf("intr %" PRIu32 "\n", message->intr.level);
+    level = message->header.type == MMIOD_MSG_INTR ? message->intr.level : level;
     if (message->header.type == MMIOD_MSG_REQUEST)
         printf("request %" PRIu32 "\n", message->request.kind);
     return message->header.type == MMIOD_MSG_REQUEST;
@@ -131,10 +132,10 @@ static void interrupts(void)
     };
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         put(MMIOD_SPACE_PIO, table[i][0], 1, table[i][1]);
-    client.context = &client;
     must(mmiod_halt(&client));
-    printf("pending %" PRIu32 "\n", client.interrupt);
-    printf("vector %x\n", (unsigned int)must(mmiod_inta(&client)));
+    printf("intr %" PRIu32 "\npending %" PRIu32 "\n", level, client.interrupt);
+    const int vector = must(mmiod_inta(&client));
+    printf("intr %" PRIu32 "\nvector %x\n", level, (unsigned int)vector);
 }
 
 static void reset(void)

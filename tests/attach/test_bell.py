@@ -14,11 +14,12 @@ from tests.attach.functions import Functions, attached, serving
 from tests.attach.sample import SampleFunction
 
 FULL = (1 << 64) - 2
+PATIENCE_S = 20
 
 
 def rung(eventfd: int) -> bool:
-    """Wait until it is, at most some seconds."""
-    return bool(select.select([eventfd], [], [], 20)[0])
+    """Wait until it is, but not for ever."""
+    return bool(select.select([eventfd], [], [], PATIENCE_S)[0])
 
 
 async def test_an_eventfd_that_blocks_stays_so(tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ async def test_a_full_one_does_not_stop_the_daemon(tmp_path: Path) -> None:
     over = threading.Event()
 
     def rescue() -> None:
-        if not over.wait(10):
+        if not over.wait(PATIENCE_S):
             emptied.append(os.eventfd_read(eventfd))
 
     rescuer = threading.Thread(target=rescue)

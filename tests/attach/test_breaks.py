@@ -20,7 +20,7 @@ from mmiod.protocol.exit import NUMBERS, Ack, Completed
 from mmiod.values import READ, WRITE, Access, DecodedExit, Done, RawExit, Retry, Space, Values
 from tests.attach import functions as f
 from tests.attach.functions import Functions, SlowFunction, attached
-from tests.attach.peers import Guest, Rig, attach, dial, serving
+from tests.attach.peers import PATIENCE_S, Guest, Rig, attach, dial, serving
 from tests.attach.slots import READY, Slots
 from tests.attach.test_vm import flat32, release
 
@@ -56,7 +56,7 @@ def go_on(rig: Rig, stop: Stop, answer: int | None = None) -> None:
 
 async def stopped(wish: Break) -> Stop:
     """The access that stands now."""
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_S):
         while not wish.news:
             await trio.testing.wait_all_tasks_blocked(0.001)
     stop = wish.news.popleft()
@@ -461,7 +461,7 @@ async def test_rest_lets_go(tmp_path: Path) -> None:
         with broken(rig.machine.breaks, Break("slow")) as wish:
             await client.send(f.READ, struct.pack("<QII", 4, 0, 4))
             await stopped(wish)
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE_S):
                 await rig.attachment.rest()
             rig.attachment.go_on()
             assert struct.pack("<I", 0x12345678) == (await client.receive()).payload[16:]

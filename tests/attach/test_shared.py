@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from mmiod.attach import shared as attached
 from mmiod.protocol.exit import NUMBERS, Ack, Completed, Error, pack, shared
 from mmiod.values import READ, WRITE, Access, DecodedExit, Retry, Space, Values
-from tests.attach.peers import Guest, Rig, attach, sealed, serving
+from tests.attach.peers import PATIENCE_S, Guest, Rig, attach, sealed, serving
 from tests.attach.slots import BY_MESSAGE, COMPLETE, READY, Slots
 from tests.attach.test_exactly_once import again
 from tests.attach.test_vm import release
@@ -341,8 +341,9 @@ async def test_client_that_fell_asleep_is_woken_when_the_slots_end(rig: Rig) -> 
             assert memory is not None
             slots.store(0, shared.CLIENT_SLEEPS, 1)
             memory.unsure.append(memory.slots[0])
+            slots.ears[0].poll(0)  # nothing of before
             memory.close()
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE_S):
                 await trio.lowlevel.wait_readable(slots.ears[0])
 
 

@@ -74,6 +74,7 @@ async def receive(client: Client) -> tuple[Reply, list[int]]:
     space = socket.CMSG_SPACE(16 * 4)
     with trio.fail_after(f.PATIENCE_S):
         data, ancillary, _, _ = await client.sock.recvmsg(16, space)
+    data += await client.exactly(16 - len(data))
     found = array.array("i")
     for _, _, rights in ancillary:
         found.frombytes(rights)

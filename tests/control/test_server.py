@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -281,7 +280,7 @@ CALLS = st.fixed_dictionaries(
 
 @settings(max_examples=60)
 @given(st.lists(CALLS | st.binary(max_size=20), max_size=6))
-def test_garbage_disturbs_nobody(frames: Iterable[bytes]) -> None:
+def test_garbage_disturbs_nobody(tmp_path_factory: pytest.TempPathFactory, frames: Iterable[bytes]) -> None:
     """Whatever a client sends and however it leaves, the next one is served and no place is lost."""
 
     async def scenario() -> None:
@@ -296,11 +295,8 @@ def test_garbage_disturbs_nobody(frames: Iterable[bytes]) -> None:
                 await here.until_clients(1)
         assert {"parameters": {"exits": [], "totals": []}} == answer
 
-    path = Path(f"/tmp/mmiod-test-{os.getpid()}.control")
-    try:
-        trio.run(scenario, clock=MockClock(autojump_threshold=0))
-    finally:
-        path.unlink()
+    path = tmp_path_factory.mktemp("garbage") / "control"
+    trio.run(scenario, clock=MockClock(autojump_threshold=0))
 
 
 # --- foreign clients -----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mmiod.core.descriptor_table import DescriptorTable
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected() -> None:
+    """Descriptors are counted: those of machines of earlier tests are not closed meanwhile."""
+    gc.collect()
 
 
 def open_now() -> set[str]:

@@ -51,7 +51,7 @@ async def test_paste_arrives_whole(tmp_path: Path, fcr: int, failures: tuple[int
         ShortWay(trio.lowlevel.current_trio_token().run_sync_soon, lambda _action: False),
     )
     received, seen = bytearray(), 0
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(task.run)
             while not rig.events:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FIRMWARE = Path("/usr/share/seabios/bios-256k.bin")
 MACHINES = ROOT / "config" / "machines"
 LAST_LINE = "No bootable device."
-PATIENCE_S = 120
+PATIENCE_S = 250
+"""Of a boot on a host that has little time for it; two of them are less than a test may take."""
 
 Tables = dict[str, Any]
 
@@ -86,6 +87,15 @@ class Boot:
             options += ["--icount", f"shift={self.icount}"]
         socket = ["--socket", str(directory / f"{self.name}.exit"), "--vm", self.name]
         return [sys.executable, "-m", "mmiod.vmm", *socket, *options, *self.options]
+
+
+async def dial(path: Path) -> trio.SocketStream:
+    """Connect as soon as somebody listens: a backend opens beside what is served already."""
+    with trio.fail_after(PATIENCE_S):
+        while True:
+            with suppress(FileNotFoundError, ConnectionRefusedError):
+                return await trio.open_unix_socket(str(path))
+            await trio.sleep(0.01)
 
 
 @define(eq=False)

@@ -29,6 +29,7 @@ from tests.functional.boots import (
     Booting,
     Tables,
     booting,
+    dial,
     pc,
     serving,
     until_end,
@@ -144,7 +145,7 @@ async def menu(directory: Path, backend: str) -> str:
     shown = b""
     async with (
         booting(directory, Boot(machine)) as under_way,
-        await trio.open_unix_socket(str(directory / "serial")) as serial,
+        await dial(directory / "serial") as serial,
         trio.open_nursery() as nursery,
     ):
         while MENU not in shown:

@@ -10,6 +10,7 @@ import pytest
 import trio
 from attrs import define
 
+from tests.functional.boots import dial
 from tests.functional.echo_peer import Peer
 from tests.functional.stock import PATIENCE_S, Asked, Qemu, disk, interrupts, kernel, running, serving
 
@@ -115,8 +116,8 @@ async def test_a_stock_linux_uses_all_devices_at_once(tmp_path: Path, asked: Ask
         async with (
             serving(tmp_path, machine(tmp_path)) as server,
             running(tmp_path, *booted, *await server.arguments()) as qemu,
-            await trio.open_unix_socket(str(tmp_path / "serial")) as serial,
-            await trio.open_unix_socket(str(tmp_path / "terminal")) as terminal,
+            await dial(tmp_path / "serial") as serial,
+            await dial(tmp_path / "terminal") as terminal,
         ):
             uart, hvc = Terminal(serial, qemu), Terminal(terminal, qemu)
             await uart.says("hello from the guest")

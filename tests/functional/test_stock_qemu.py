@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.functional.boots import dial
 from tests.functional.stock import (
     PATIENCE_S,
     Qemu,
@@ -157,7 +158,7 @@ async def test_a_stock_linux_has_our_uart(tmp_path: Path) -> None:
     async with serving(tmp_path, devices) as server:
         uart = server.functions["uart"]
         async with running(tmp_path, *booted, *await server.arguments()) as qemu:
-            terminal = await trio.open_unix_socket(str(tmp_path / "serial"))
+            terminal = await dial(tmp_path / "serial")
             assert "hello from the guest\n" == await line(terminal, console, qemu)
             for text in ("one", "x" * 200, "three"):
                 await server.daemon.reloader.reload("uart")
@@ -202,7 +203,7 @@ async def test_a_stock_linux_is_given_our_uart_and_loses_it_again(tmp_path: Path
         async with running(tmp_path, *booted, *memory) as qemu:
             while "waiting for it" not in await qemu.line():
                 pass
-            terminal = await trio.open_unix_socket(str(tmp_path / "serial"))
+            terminal = await dial(tmp_path / "serial")
             async with controlling(tmp_path / "qmp") as control:
                 for turn in (1, 2):
                     await control.ask("device_add", bus="pci.0", **properties)

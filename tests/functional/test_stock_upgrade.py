@@ -8,8 +8,9 @@ import pytest
 import structlog
 import trio
 
+from tests.functional.boots import dial
 from tests.functional.stock import MEMORY, PATIENCE_S, Qemu, kernel, running
-from tests.functional.upgrades import Served, serving
+from tests.functional.upgrades import MMIOD, Served, serving
 
 pytestmark = pytest.mark.needs("stock")
 
@@ -36,11 +37,11 @@ async def test_a_stock_linux_keeps_its_uart(tmp_path: Path) -> None:
         *("-machine", "q35", "-accel", "tcg", "-cpu", "max", "-serial", f"file:{console}"),
         *kernel(tmp_path, SCRIPT),
     )
-    async with serving(tmp_path, {"uart": SERIAL}) as served:
+    async with serving(tmp_path, {"uart": SERIAL}, MMIOD) as served:
         arguments = await served.qemu_arguments(MEMORY)
         async with (
             running(tmp_path, *booted, *arguments) as qemu,
-            await trio.open_unix_socket(str(tmp_path / "serial")) as terminal,
+            await dial(tmp_path / "serial") as terminal,
         ):
             lines = Lines(terminal, qemu)
             assert "hello from the guest" == await lines.next()
@@ -121,7 +122,7 @@ async def test_a_stock_linux_keeps_its_disk(tmp_path: Path, name: str) -> None:
     script = f"disk={device}\n{DISK}".replace("$behind", behind)
     console = ("-machine", "q35", "-accel", "tcg", "-cpu", "max", "-serial", "stdio")
     booted = (*console, *kernel(tmp_path, script, ("virtio_blk",)))
-    async with serving(tmp_path, {name: disk}) as served:
+    async with serving(tmp_path, {name: disk}, MMIOD) as served:
         arguments = await served.qemu_arguments(MEMORY)
         async with running(tmp_path, *booted, *arguments) as qemu, trio.open_nursery() as nursery:
             while "written" not in await qemu.line():

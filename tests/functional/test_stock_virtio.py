@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from mmiod.core.backends.entropy import _Source
+from tests.functional.boots import dial
 from tests.functional.echo_peer import Peer
 from tests.functional.stock import PATIENCE_S, Asked, disk, interrupts, kernel, running, serving
 
@@ -264,7 +265,7 @@ async def test_a_stock_linux_has_our_console_and_our_network(tmp_path: Path, pac
             serving(tmp_path, devices) as server,
             running(tmp_path, *booted, *await server.arguments()) as qemu,
         ):
-            terminal = await trio.open_unix_socket(str(tmp_path / "terminal"))
+            terminal = await dial(tmp_path / "terminal")
             assert "hello from the guest" == await line(terminal)
             for text in ("one", "x" * 3000, "three"):
                 await terminal.send_all(f"{text}\n".encode())

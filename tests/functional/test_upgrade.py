@@ -23,6 +23,7 @@ from tests.attach.functions import (
     told,
 )
 from tests.attach.peers import sealed
+from tests.functional.boots import dial
 from tests.functional.upgrades import PATIENCE_S, Served, attached, serving
 
 UPGRADES = 5
@@ -130,7 +131,7 @@ async def test_what_came_in_part_is_done_by_the_next_program(tmp_path: Path) -> 
     async with (
         serving(tmp_path, mover(tmp_path), access_deadline_ms=4000) as served,
         attached(served, "mover") as client,
-        await trio.open_unix_socket(str(tmp_path / "answer")) as stream,
+        await dial(tmp_path / "answer") as stream,
     ):
         await client.write(0, 0, struct.pack("<I", 0x12345678))
         slow, quick = (struct.pack("<QII", offset, 0, 4) for offset in (28, 0))
@@ -174,7 +175,7 @@ async def test_an_access_that_is_given_up_is_nobodys_in_the_next_program(tmp_pat
         await served.upgrade()
         assert slow + b"\xff" * 4 == (await client.receive()).payload
         assert b"\xff" * 4 == await client.read(0, 0, 4)  # it still owes that answer
-        async with await trio.open_unix_socket(str(tmp_path / "answer")) as stream:
+        async with await dial(tmp_path / "answer") as stream:
             await stream.send_all(b"\x2a")
             with trio.fail_after(PATIENCE_S):
                 while b"\xff" * 4 == await client.read(0, 0, 4):
@@ -213,7 +214,7 @@ async def test_what_a_device_sends_meanwhile_reaches_its_backend(tmp_path: Path)
     async with (
         serving(tmp_path, {"uart": uart}) as served,
         attached(served, "uart") as client,
-        await trio.open_unix_socket(str(tmp_path / "serial")) as stream,
+        await dial(tmp_path / "serial") as stream,
     ):
         done = trio.Event()
 

@@ -27,6 +27,7 @@ BASE = 0xFED4_0000
 LOC_CTRL, REQ, STS, START, BUFFER = 0x08, 0x40, 0x44, 0x4C, 0x80
 MAX_POLLS = 200_000
 PATIENCE_S = 60
+ACCEPTS = 0x10000
 
 SHA256 = 0x000B
 PASSWORD = struct.pack(">IHBH", 0x4000_0009, 0, 0, 0)
@@ -203,6 +204,12 @@ class Proxy:
                 await client.send_all(response[7:])
 
 
+def listening() -> set[str]:
+    """Paths of sockets on which somebody listens: proc(5), /proc/net/unix, flag __SO_ACCEPTCON."""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return {words[7] for words in lines if len(words) == 8 and int(words[3], 16) & ACCEPTS}
+
+
 async def receive(stream: trio.SocketStream) -> bytes:
     """One command or response; nothing at the end of the connection."""
     data = bytearray()
@@ -228,7 +235,7 @@ async def proxied(directory: Path) -> AsyncIterator[Proxy]:
     ) as process:
         try:
             with trio.fail_after(PATIENCE_S):
-                while not ((directory / "tpm-control").exists() and (directory / "real").exists()):
+                while not listening() >= {str(directory / name) for name in ("tpm-control", "real")}:
                     await trio.lowlevel.checkpoint()
             with trio.socket.socket(socket.AF_UNIX) as listener:
                 await listener.bind(str(directory / "data"))

@@ -20,6 +20,15 @@ from tests.attach.functions import Client
 from tests.functional.boots import ROOT, toml
 
 PATIENCE_S = 120
+MMIOD = ("-m", "mmiod")
+_START = """\
+from mmiod.upgrade import upgrader
+upgrader.MAX_START_S = upgrader.TRIAL_S
+from mmiod.__main__ import main
+raise SystemExit(main())
+"""
+PATIENT = ("-c", _START)
+"""The same, for clients that do not give a connection up: on a host where no start is soon over, too."""
 
 
 @define(eq=False)
@@ -54,8 +63,8 @@ class Served:
         return found
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """What is in the log, of this name."""
-        lines = (self.directory / "log").read_text().splitlines()
+        """What is in the log, of this name; the daemon may be in the middle of the next line."""
+        lines = (self.directory / "log").read_text().rpartition("\n")[0].splitlines()
         events = [json.loads(line) for line in lines if line.startswith("{")]
         return [event for event in events if event["event"] == name]
 
@@ -82,7 +91,9 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(directory: Path, devices: dict[str, Any], **daemon: object) -> AsyncIterator[Served]:
+async def serving(
+    directory: Path, devices: dict[str, Any], program: tuple[str, ...] = PATIENT, **daemon: object
+) -> AsyncIterator[Served]:
     """A daemon in a process of its own, with a VM "guest" behind vfio-user."""
     tables = {
         "daemon": {"control": "control", "plugins": ["."], **daemon},
@@ -92,7 +103,7 @@ async def serving(directory: Path, devices: dict[str, Any], **daemon: object) ->
     (directory / "mmiod.toml").write_text(toml(tables))
     with (directory / "log").open("wb") as log:
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "mmiod", "serve", "--config", str(directory / "mmiod.toml")],
+            [sys.executable, *program, "serve", "--config", str(directory / "mmiod.toml")],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             stderr=log,

@@ -55,7 +55,7 @@ def test_target_holds(name: str) -> None:
 @pytest.mark.needs("atheris")
 def test_finding_is_kept_with_what_shows_it_again(tmp_path: Path) -> None:
     """A bug behind two comparisons is found from the edges; its input is kept and fails again."""
-    outcome = session.fuzz("tests.fuzz.planted", 20, tmp_path, seed=1)
+    outcome = session.fuzz("tests.fuzz.planted", 200, tmp_path, seed=1)
     assert outcome.finding is not None, outcome.log
     assert outcome.finding.parent == tmp_path / "tests.fuzz.planted" / "findings"
     assert outcome.failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import mmap
 import os
 from pathlib import Path
@@ -268,7 +269,8 @@ def test_file_that_shrinks_reads_as_ones_and_loses_writes(tmp_path: Path) -> Non
 
 
 def opened() -> set[str]:
-    """The descriptors of this process."""
+    """The descriptors of this process, but for what the collector has to close."""
+    gc.collect()
     return {entry for entry in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{entry}")}  # noqa: PTH110, PTH208
 
 

@@ -171,7 +171,7 @@ def reference(directory: Path, *options: str) -> Iterator[Reference]:
 @contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.settimeout(30)
+        listener.settimeout(PATIENCE_S)
         listener.bind(str(path))
         listener.listen()
         yield listener

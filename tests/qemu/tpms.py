@@ -19,6 +19,7 @@ from mmiod.machine.description import DeviceDescription, Placement
 from mmiod.machine.host import InlineHost
 from mmiod.machine.ports import BackendStatus, Keeping
 from mmiod.values import Space
+from tests.functional.tpms import listening
 from tests.qemu.sides import PATIENCE_S, Ours, Reference, ours, reference
 
 BASE: Final = 0xFED40000
@@ -32,7 +33,7 @@ def swtpm(directory: Path, model: str) -> Iterator[tuple[str, ...]]:
     control = directory / "control"
     with _started(directory, f"type=unixio,path={control}"):
         deadline = time.monotonic() + PATIENCE_S
-        while not control.exists():
+        while str(control) not in listening():
             assert time.monotonic() < deadline
         chardev = ("-chardev", f"socket,id=control,path={control}")
         yield (*chardev, "-tpmdev", "emulator,id=t,chardev=control", "-device", f"{model},tpmdev=t")

@@ -38,7 +38,7 @@ SHELL = [text for kind, text in BLOCKS if kind == "sh"]
 COMMANDS = [line for text in SHELL for line in text.splitlines()]
 PROGRAMS = {"mmioctl": main, "mmiod": mmiod, "mmiod-vmm": hypervisor}
 BIN = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-PATIENCE_S = 60
+PATIENCE_S = 200
 FAST = {**os.environ, "MMIOD_CONTRACT_ACCESSES": "1000"}
 
 

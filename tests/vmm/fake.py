@@ -6,12 +6,15 @@ executed again), so that a test sees each exit once however often it was sent.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
+import pytest
 from attrs import define, field
 
 from mmiod.protocol.exit import replies
@@ -23,6 +26,7 @@ from mmiod.protocol.exit.readers import read
 from mmiod.protocol.exit.sourced import SourceExit
 from mmiod.protocol.exit.table import MAX_MESSAGE, NUMBERS
 from mmiod.values import Completion, DecodedExit, Direction, Exit, HaltExit, TickExit, Values
+from mmiod.vmm import session
 from mmiod.vmm.accelerator import Accelerator
 from mmiod.vmm.clock import Clock, DaemonClock, InstructionClock
 from mmiod.vmm.guest import GuestMemory
@@ -37,6 +41,8 @@ EXIT_PORT = 0xF4
 """A write here ends the run with the value as exit code."""
 TOKEN = b"0123456789abcdef"
 VM = "test"
+PATIENCE_S = 60
+"""Of both sides: one may have to wait while a second goes into collecting the whole suite's memory."""
 
 Answer = Callable[["FakeDaemon", Exit], Completion | None]
 """None: no completion for now (a HLT with nothing pending)."""
@@ -97,11 +103,11 @@ class FakeDaemon:
     _threads: list[threading.Thread] = field(factory=list)
 
     def connect(self) -> socket.socket:
-        """A connection, as `Link.connect` wants it."""
+        """A connection, as `Link.connect` wants it; after a failure that, for which nobody is patient."""
         if self.failure is not None:
-            raise ConnectionRefusedError(self.failure)
+            raise self.failure
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        theirs.settimeout(10)  # a guest that went astray fails its test
+        theirs.settimeout(PATIENCE_S)  # a guest that went astray fails its test
         thread = threading.Thread(target=self.serve, args=[ours], daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -110,7 +116,7 @@ class FakeDaemon:
     def join(self) -> None:
         """Wait for the threads, whose client has closed; raise what went wrong in one."""
         for thread in self._threads:
-            thread.join(10)
+            thread.join(PATIENCE_S)
         if self.failure is not None:
             raise self.failure
 
@@ -304,7 +310,7 @@ def guest(
         daemon.connect,
         Client(VM, vcpus=1),
         memory.slots,
-        patience=0.2,
+        patience=PATIENCE_S,
         follow_intr=shift is None,
         alarm=alarm,
     )
@@ -319,6 +325,12 @@ def unicorn(vcpu: Vcpu, *, counted: bool = False) -> Accelerator:
     from mmiod.vmm.unicorn import UnicornCpu  # noqa: PLC0415 - the mark `needs` comes first
 
     return UnicornCpu(vcpu.memory, vcpu.perform, vcpu.guest_ns if counted else None)
+
+
+def runs_out(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
+    """Let a link's patience end with its second attempt, whatever each takes."""
+    clock = itertools.count(0.0, patience / 2)
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=partial(next, clock)))
 
 
 def ports(run: Run) -> list[tuple[str, int, bytes]]:

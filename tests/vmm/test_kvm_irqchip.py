@@ -126,8 +126,7 @@ def test_hlt_ends_with_a_line_that_rises_meanwhile() -> None:
     def send() -> None:
         while run.memory.read(0x6000, 1) == b"\0":
             pass
-        daemon.set_level(11, level=True)
-        daemon.high.clear()
+        daemon.send(replies.set_level(11, True))  # not among `high`: it is told once, however soon it ends
 
     sender = threading.Thread(target=send)
     sender.start()

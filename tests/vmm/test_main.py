@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mmiod.vmm.__main__ import main
-from tests.vmm.fake import VM, FakeDaemon, firmware
+from tests.vmm.fake import PATIENCE_S, VM, FakeDaemon, firmware, runs_out
 
-NOBODY = "no session within 0.2 s: [Errno 2] No such file or directory"
+NOBODY = f"no session within {PATIENCE_S} s: [Errno 2] No such file or directory"
 
 
 def arguments(directory: Path, *more: str) -> list[str]:
@@ -20,7 +20,7 @@ def arguments(directory: Path, *more: str) -> list[str]:
     image = directory / "firmware.bin"
     image.write_bytes(firmware("b02a e6f4 f4"))
     paths = ["--socket", str(directory / "vm.exit"), "--firmware", str(image)]
-    return [*paths, "--vm", VM, "--memory", "1", "--patience", "0.2", *more]
+    return [*paths, "--vm", VM, "--memory", "1", "--patience", str(PATIENCE_S), *more]
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def serving(directory: Path) -> Iterator[FakeDaemon]:
         thread = threading.Thread(target=lambda: daemon.serve(listener.accept()[0]), daemon=True)
         thread.start()
         yield daemon
-        thread.join(10)
+        thread.join(PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,11 @@ def test_the_exit_status_is_what_the_guest_asks_for(
 
 
 @pytest.mark.needs("unicorn")
-def test_no_daemon_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_daemon_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Status 1 and a sentence."""
+    runs_out(monkeypatch, PATIENCE_S)
     assert main(arguments(tmp_path)) == 1
     assert f"mmiod-vmm: {NOBODY}: '{tmp_path}/vm.exit'\n" == capsys.readouterr().err
 
@@ -178,8 +181,11 @@ def test_a_bad_hand_over_is_refused(tmp_path: Path, text: str, capsys: pytest.Ca
 
 
 @pytest.mark.needs("unicorn")
-def test_a_hand_over_to_nobody_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hand_over_to_nobody_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SAVE is asked for in HELLO; without a second daemon the run ends with a sentence."""
+    runs_out(monkeypatch, PATIENCE_S)
     with serving(tmp_path) as daemon:
         assert main(arguments(tmp_path, "--hand-over", f"0:{tmp_path}/none:other")) == 1
 
