@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="answer the exits of the configured VMs")
     serve.set_defaults(run=_serve)
     serve.add_argument("--watch", action="store_true", help="reload plugins when they are saved")
-    check = commands.add_parser("check-config", help="say everything that is wrong with a configuration")
+    check = commands.add_parser("check-config", help="say what is wrong with a configuration")
     check.set_defaults(run=_check)
     for command in (serve, check):
         command.add_argument(

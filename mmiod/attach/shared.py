@@ -207,7 +207,7 @@ def _mapped(memfd: int, length: int) -> mmap.mmap:
 
 
 def _check_kind(descriptor: int, kind: str) -> None:
-    """An epoll for the kick would have the pump's own wait for its lock, which a client can hold."""
+    """An epoll for the kick would have the pump's wait for a lock that a client can hold."""
     found = str(Path(f"/proc/self/fd/{descriptor}").readlink())
     if found != f"anon_inode:[{kind}]":
         raise OSError(f"{found} is no {kind}")
@@ -218,6 +218,7 @@ def _waking(ear: int, taken: contextlib.ExitStack) -> int:
 
     It wakes who listens already: that may have missed the end of the slots before these.
     """
+    _check_kind(ear, "eventpoll")
     wake = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     taken.callback(os.close, wake)
     with select.epoll.fromfd(os.dup(ear)) as epoll:

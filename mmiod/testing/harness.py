@@ -303,7 +303,9 @@ class Harness(Generic[AnyDevice]):
         return next(iter(self.device.regions))
 
     def _register(self, name: str, direction: Direction) -> Register:
-        register = self.device.declared[name]
+        register = self.device.declared.get(name)
+        if register is None:
+            raise ValueError(f"no register {name}; there are {', '.join(sorted(self.device.declared))}")
         found = self.device.answerers[self._home(register)].at(self.device, register.offset, direction)
         if found is not register:
             raise ValueError(

@@ -21,7 +21,8 @@
  *     -EAGAIN      a reset ended the exit; from mmiod_poll never
  *     -ECANCELED   `event` said so; the exit that was waited for is still outstanding
  *     -ECONNRESET  the connection is gone (with patience_ms the client reconnects instead)
- *     -ESTALE      the session is over: the devices were reset
+ *     -ESTALE      the session is over: the devices were reset; from mmiod_open perhaps the VM's name is
+ *                  not the socket's (`error` has the field)
  *     -EPROTO      the daemon broke the protocol
  * and what socket calls give.
  *
@@ -58,6 +59,8 @@ struct mmiod_client {
 
     /* The caller's at any time. */
     uint64_t guest_ns;                   /* goes into each exit, with capability GUEST_TIME; else 0 */
+    struct mmiod_view *view;             /* see mmiod_load; NULL: all goes by message */
+    struct mmiod_fixtures *fixtures;     /* what stands; NULL: grants are left unused */
 
     /* For the caller to read. */
     int socket;                          /* -1: none */
@@ -76,8 +79,6 @@ struct mmiod_client {
     uint64_t dropped;                    /* the last exit that a reset may have ended */
     uint64_t posted;                     /* of the last posted write */
     union mmiod_message out;             /* the last exit, as it was sent */
-    struct mmiod_view *view;             /* the caller's: see mmiod_load; NULL: all goes by message */
-    struct mmiod_fixtures *fixtures;     /* the caller's: what stands; NULL: grants are left unused */
     struct mmiod_shared *shared;         /* NULL: everything goes by message */
     int in_slot;                         /* `out` is outstanding in the slot */
     pid_t heard;                         /* who put `socket` into the ear of the slot; 0: nobody */
