@@ -28,7 +28,7 @@ CANARIES: Final = (
         "mmiod/machine/memory.py",
         "gpa < other.end and other.gpa < end:",
         "gpa <= other.end and other.gpa < end:",
-        "tests/machine/test_memory.py::TestSlots",
+        "tests/machine/test_memory.py::test_slots_may_touch",
     ),
     Canary(
         "claim one too long",

@@ -236,6 +236,15 @@ def test_overlap_names_both_slots_and_their_ranges() -> None:
         memory.add(Slot(7, 0x2000, 0x1000, False, None))
 
 
+@pytest.mark.parametrize("gpa", [0x1000, 0x4000])
+def test_slots_may_touch(gpa: int) -> None:
+    """Where one ends another begins."""
+    memory = GuestMemory()
+    memory.add(Slot(0, 0x2000, 0x2000, False, None))
+    memory.add(Slot(1, gpa, 0x1000, False, None))
+    assert {0, 1} == set(memory.slots)
+
+
 @pytest.mark.parametrize(("gpa", "length"), [(0x1000, 0), ((1 << 52) - 0x1000, 0x2000)])
 def test_slot_outside_of_the_address_space_is_refused(gpa: int, length: int) -> None:
     """A slot has bytes, and ends where physical addresses do (SDM vol. 3, 4.1.4)."""
