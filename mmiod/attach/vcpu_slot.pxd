@@ -26,7 +26,8 @@ cdef class Slot:
     cdef unsigned int[::1] _flags
     cdef unsigned long long[::1] _words
     cdef Py_ssize_t _state, _sleeps, _posted, _applied, _exit, _completion, _rip
-    cdef slice _decoded, _raw, _asked, _code, _environment
+    cdef slice _decoded, _raw, _asked, _code, _environment, _registers
+    cdef Load _last
 
     @cython.locals(owner=Shared, book=Book, state=cython.uint, posted=cython.ulonglong)
     cpdef object look(self)

@@ -35,7 +35,7 @@ from mmiod.attach.flat import (
     asked_and_told,
     asked_message,
 )
-from mmiod.attach.loads import CODE, DONE_GPR, DONE_HEAD, DONE_RIP, KEEP, RIP
+from mmiod.attach.loads import CODE, DONE_GPR, DONE_HEAD, DONE_RIP, KEEP, RIP, Load
 from mmiod.attach.moved import ENVIRONMENT
 from mmiod.barrier import barrier
 from mmiod.device import Pending
@@ -104,6 +104,9 @@ class Slot:
         self._asked, self._code, self._environment = (
             slice(exit_ + part.start, exit_ + part.stop) for part in (ASKED, CODE, ENVIRONMENT)
         )
+        self._registers = slice(completion + DONE_GPR * _WORD, completion + DONE_RIP * _WORD)
+        self._last: Load | None = None
+        """Whose completion is there."""
         self._words[self._applied] = self._book.posted
 
     def look(self) -> None:
@@ -169,6 +172,7 @@ class Slot:
         elif reply and self.owner.open:  # else a device owes it; or the exit comes again, as a message
             at = self._completion * _WORD
             self._mapping[at : at + len(reply)] = reply
+            self._last = None
             self._complete(flat)
 
     def _complete(self, flat: Flat) -> None:
@@ -205,6 +209,7 @@ class Slot:
         who, posted, to = flat.who(vcpu), book.posted, self._completion
         words[to], words[to + 1], words[to + 2], words[to + 3] = VALUES_HEAD, who, sequence, posted
         words[to + 4], words[to + 5], words[to + 6], words[to + 7] = 0, NO_DEADLINE, value, place.size
+        self._last = None
         book.tell(sequence, (asked_and_told, vcpu, asked, who, sequence, posted, value, place.size))
         flat.taken.decoded += 1
         if self.owner.open:
@@ -214,6 +219,7 @@ class Slot:
     def _load_again(self, flat: Flat) -> bool:
         """EXIT_RAW of a load that is known (`mmiod.attach.loads`); False if nothing was done."""
         words, book, vcpu = self._words, self._book, self.vcpu
+        body = self._mapping[self._raw]  # first: all of it comes from the client's CPU at once
         code, sequence = self._mapping[self._code], book.sequence + 1
         load = flat.loads.get(code)
         if load is None or book.in_flight or vcpu in flat.current:
@@ -221,7 +227,6 @@ class Slot:
         rip, rflags, environment = words[self._rip], words[self._rip + 1], self._mapping[self._environment]
         if not load.holds(words, self._exit, vcpu, sequence, rip, rflags, environment):
             return False
-        body = self._mapping[self._raw]
         value = flat.lane.read(load.place, vcpu, sequence, rip)
         if isinstance(value, Pending):
             flat.owe_raw(book, load.message(vcpu, sequence, code, body), load.move, load.place, self)
@@ -230,8 +235,9 @@ class Slot:
             return False
         who, posted, to = flat.who(vcpu), book.posted, self._completion
         rip, rflags = load.behind(rip), rflags & KEEP
-        # The completion before this one was perhaps another message: what did not change is 0.
-        self._mapping[(to + DONE_GPR) * _WORD : (to + DONE_RIP) * _WORD] = _NO_REGISTERS
+        if self._last is not load:  # another message was there: what did not change is 0
+            self._mapping[self._registers] = _NO_REGISTERS
+            self._last = load
         words[to], words[to + 1], words[to + 2], words[to + 3] = DONE_HEAD, who, sequence, posted
         words[to + 4], words[to + 5], words[to + load.target] = 0, NO_DEADLINE, value
         to += DONE_RIP
@@ -258,6 +264,7 @@ class Slot:
             return
         at = self._completion * _WORD
         self._mapping[at : at + size] = reply
+        self._last = None
         self._end(shared.COMPLETE)
 
     def _end(self, state: int) -> None:
