@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from mmiod.attach.moved import ENVIRONMENT, NUMBERED, head_of
+from mmiod.attach.moved import ENVIRONMENT, head_of
 from mmiod.core.moves import HIGH_HALF, LOW_HALF, PAGE, SLOW_FLAGS, Move
 from mmiod.core.places import Place
 from mmiod.protocol.exit import NO_DEADLINE
@@ -21,6 +21,8 @@ from mmiod.x86.flags import RF
 
 CODE: Final = slice(32, 72)
 """Of EXIT_RAW: GPA, GVA, intent, code and its length, CPL."""
+SEQUENCE: Final = 2
+"""Of EXIT_RAW, in words."""
 GPR: Final = 9
 """Of EXIT_RAW, in words: where the registers begin; behind them are RIP, RFLAGS and CR0."""
 RIP: Final = GPR + 16
@@ -68,7 +70,7 @@ class Load:
     ) -> bool:
         """Whether the EXIT_RAW at `at` is the next one of a vCPU, and this load again.
 
-        `rip` and `rflags` are its own, and looked at by whoever does it: in a slot, words may change.
+        `rip` and `rflags` are its own, and looked at by whoever does it.
         """
         return (
             words[at] == self.header
@@ -85,15 +87,6 @@ class Load:
         """RIP when it is done."""
         return rip + self.length & self.rip_mask
 
-    def message(self, vcpu: int, sequence: int, code: bytes, body: bytes) -> bytes:
-        """EXIT_RAW as `holds` found it: the rest of the copy is of anything, but may be so."""
-        return (
-            NUMBERED.pack(self.header, vcpu, sequence)
-            + body[NUMBERED.size : CODE.start]
-            + code
-            + body[CODE.stop :]
-        )
-
     def told(
         self, body: bytes, who: int, sequence: int, posted: int, value: int, rip: int, rflags: int
     ) -> tuple[bytes, bytes]:
@@ -102,6 +95,13 @@ class Load:
             DONE_HEAD, who, sequence, posted, 0, NO_DEADLINE, value, rip, rflags, self.changed
         )
         return body, reply
+
+
+def loaded_and_told(load: Load, body: bytes, who: int, posted: int, value: int) -> tuple[bytes, bytes]:
+    """Exit and reply of one that came again: what else is in the reply is in the exit."""
+    words = memoryview(body).cast("Q")
+    rip, rflags = words[RIP], words[RIP + 1]
+    return load.told(body, who, words[SEQUENCE], posted, value, load.behind(rip), rflags & KEEP)
 
 
 def load_of(move: Move, body: bytes, place: Place) -> Load | None:

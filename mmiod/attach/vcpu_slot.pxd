@@ -26,7 +26,9 @@ cdef class Slot:
     cdef unsigned int[::1] _flags
     cdef unsigned long long[::1] _words
     cdef Py_ssize_t _state, _sleeps, _posted, _applied, _exit, _completion, _rip
-    cdef slice _decoded, _raw, _asked, _code, _environment, _registers
+    cdef slice _decoded, _raw, _asked, _registers
+    cdef bytearray _copy
+    cdef unsigned long long[::1] _copied
     cdef Load _last
 
     @cython.locals(owner=Shared, book=Book, state=cython.uint, posted=cython.ulonglong)
@@ -51,7 +53,7 @@ cdef class Slot:
     cdef bint _ask_again(self, Flat flat) except *
 
     @cython.locals(
-        words="unsigned long long[::1]", at=cython.Py_ssize_t, to=cython.Py_ssize_t,
+        words="unsigned long long[::1]", exit_="unsigned long long[::1]", body=bytes, to=cython.Py_ssize_t,
         book=Book, lane=Lane, place=Place, load=Load,
         sequence=cython.ulonglong, posted=cython.ulonglong, who=cython.ulonglong,
         rip=cython.ulonglong, rflags=cython.ulonglong,

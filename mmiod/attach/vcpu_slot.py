@@ -1,8 +1,8 @@
 """One vCPU's slot in shared memory: an exit is taken out of it, completed in place, and its client woken.
 
 Whatever is in it is copied before it is looked at, so that a client that changes it meanwhile meets
-the checks of any message; of a read that comes again each word is loaded once.  A wake-up is a write to an
-eventfd that nobody else has, so that it never waits.
+the checks of any message; of a decoded read that comes again each word is loaded once.  A wake-up is
+a write to an eventfd that nobody else has, so that it never waits.
 
 Who has completed exits owes their clients a look at whether they sleep, behind a full barrier: one
 for all of a batch (`SharedMemory.poll`).
@@ -35,7 +35,7 @@ from mmiod.attach.flat import (
     asked_and_told,
     asked_message,
 )
-from mmiod.attach.loads import CODE, DONE_GPR, DONE_HEAD, DONE_RIP, KEEP, RIP, Load
+from mmiod.attach.loads import CODE, DONE_GPR, DONE_HEAD, DONE_RIP, KEEP, RIP, Load, loaded_and_told
 from mmiod.attach.moved import ENVIRONMENT
 from mmiod.barrier import barrier
 from mmiod.device import Pending
@@ -99,11 +99,12 @@ class Slot:
         self._posted, self._applied = (page + shared.POSTED) // _WORD, (page + shared.APPLIED) // _WORD
         exit_, completion = page + shared.EXIT, page + shared.COMPLETION
         self._exit, self._completion = exit_ // _WORD, completion // _WORD
-        self._rip = self._exit + RIP  # RFLAGS and CR0 are behind it
         self._decoded, self._raw = slice(exit_, exit_ + _DECODED), slice(exit_, exit_ + _RAW)
-        self._asked, self._code, self._environment = (
-            slice(exit_ + part.start, exit_ + part.stop) for part in (ASKED, CODE, ENVIRONMENT)
-        )
+        self._asked = slice(exit_ + ASKED.start, exit_ + ASKED.stop)
+        self._copy = bytearray(_RAW)
+        """Of an EXIT_RAW, to be looked at as words."""
+        self._copied = memoryview(self._copy).cast("Q")
+        self._rip = RIP  # a number of C, where it is compiled
         self._registers = slice(completion + DONE_GPR * _WORD, completion + DONE_RIP * _WORD)
         self._last: Load | None = None
         """Whose completion is there."""
@@ -184,7 +185,7 @@ class Slot:
         if flat.settled:
             flat.flush()
 
-    # --- reads that come again: each word of them is looked at once, as their client may change it ---
+    # --- reads that come again: their client may change them, so a word is loaded once, or it is a copy's ---
 
     def _ask_again(self, flat: Flat) -> bool:
         """EXIT_DECODED of a read that is known; False if nothing was done."""
@@ -218,22 +219,22 @@ class Slot:
 
     def _load_again(self, flat: Flat) -> bool:
         """EXIT_RAW of a load that is known (`mmiod.attach.loads`); False if nothing was done."""
-        words, book, vcpu = self._words, self._book, self.vcpu
+        book, vcpu, exit_ = self._book, self.vcpu, self._copied
         body = self._mapping[self._raw]  # first: all of it comes from the client's CPU at once
-        code, sequence = self._mapping[self._code], book.sequence + 1
-        load = flat.loads.get(code)
+        load, sequence = flat.loads.get(body[CODE]), book.sequence + 1
         if load is None or book.in_flight or vcpu in flat.current:
             return False
-        rip, rflags, environment = words[self._rip], words[self._rip + 1], self._mapping[self._environment]
-        if not load.holds(words, self._exit, vcpu, sequence, rip, rflags, environment):
+        self._copy[:] = body
+        rip, rflags = exit_[self._rip], exit_[self._rip + 1]
+        if not load.holds(exit_, 0, vcpu, sequence, rip, rflags, body[ENVIRONMENT]):
             return False
         value = flat.lane.read(load.place, vcpu, sequence, rip)
         if isinstance(value, Pending):
-            flat.owe_raw(book, load.message(vcpu, sequence, code, body), load.move, load.place, self)
+            flat.owe_raw(book, body, load.move, load.place, self)
             return True
         if value < 0:
             return False
-        who, posted, to = flat.who(vcpu), book.posted, self._completion
+        words, who, posted, to = self._words, flat.who(vcpu), book.posted, self._completion
         rip, rflags = load.behind(rip), rflags & KEEP
         if self._last is not load:  # another message was there: what did not change is 0
             self._mapping[self._registers] = _NO_REGISTERS
@@ -242,7 +243,7 @@ class Slot:
         words[to + 4], words[to + 5], words[to + load.target] = 0, NO_DEADLINE, value
         to += DONE_RIP
         words[to], words[to + 1], words[to + 2] = rip, rflags, load.changed
-        book.tell(sequence, (load.told, body, who, sequence, posted, value, rip, rflags))
+        book.tell(sequence, (loaded_and_told, load, body, who, posted, value))
         flat.taken.raw += 1
         if self.owner.open:
             self._complete(flat)

@@ -600,13 +600,15 @@ class Changing(mmap.mmap):
 
     def __getitem__(self, what: int | slice) -> Any:  # type: ignore[override]  # noqa: ANN401  # as its base
         if isinstance(what, slice) and what.stop - what.start == BY_NAME["EXIT_RAW"].struct.size and self.act:
+            copied = super().__getitem__(what)
             self.act()
+            return copied
         return super().__getitem__(what)
 
 
 @pytest.mark.parametrize("at", [4, 8, 16, 23, 49, 56, 57], ids=lambda at: f"byte {at}")
 def test_load_that_is_owed_is_the_one_that_was_looked_at(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Type, vCPU, number, intent, CPL: what a client changes behind the look at it is never believed."""
+    """Type, vCPU, number, intent, CPL: what a client changes behind the copy is never believed."""
     monkeypatch.setattr(mmap, "mmap", Changing)
     _, flat = _sides()
     slow = Raw(0, bytes.fromhex("8b4318"), 0, 32, 0, "p", gpa=MMIO + 24)
