@@ -52,8 +52,8 @@ class Grants:
     """By number."""
     ending: set[int] = field(factory=set)
     """Numbers that were revoked, and may stand yet."""
-    _bells: dict[int, tuple[int, Grantable]] = field(factory=dict)
-    """Eventfds and what they are of, by number."""
+    _bells: dict[int, int] = field(factory=dict)
+    """Eventfds, by number."""
     _rings: dict[int, Grantable] = field(factory=dict)
     """What they are of, by eventfd."""
     _ears: select.epoll | None = None
@@ -99,7 +99,7 @@ class Grants:
             OSError: there is no descriptor, and nothing is left of it.
         """
         bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._bells[number], self._rings[bell] = (bell, grantable), grantable
+        self._bells[number], self._rings[bell] = bell, grantable
         try:
             self._listening().register(bell, _EVENTS)
             return os.dup(bell)
@@ -130,7 +130,7 @@ class Grants:
             self._ended.set()
 
     def _forget(self, number: int) -> None:
-        bell, _ = self._bells.pop(number, (None, None))
+        bell = self._bells.pop(number, None)
         if bell is not None:
             del self._rings[bell]
             if self._ears is not None:

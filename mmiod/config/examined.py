@@ -75,15 +75,6 @@ def examine(
     return Examined(None, list(problems), whole=False)
 
 
-def structure(path: Path, data: Mapping[str, object], kind: type[T], converter: cattrs.Converter) -> T:
-    """What a file's tables say, if all of it is right.
-
-    Raises:
-        ConfigError: with every problem.
-    """
-    return examine(path, data, kind, converter).sound()
-
-
 # --- what is wrong -----------------------------------------------------------------------------
 
 

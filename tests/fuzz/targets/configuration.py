@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from mmiod import config
-from mmiod.config.examined import structure
+from mmiod.config.examined import examine
 from mmiod.config.structuring import converter_for
 from mmiod.errors import ConfigError, MachineError, PluginError
 from mmiod.machine.assembly import Part, assemble
@@ -65,7 +65,7 @@ def _edited(reader: Reader) -> None:
     if not isinstance(tables, dict):
         return
     tables.pop("extends", None)
-    description = _tried(lambda: structure(FILE, tables, MachineDescription, CONVERTER))
+    description = _tried(lambda: examine(FILE, tables, MachineDescription, CONVERTER).sound())
     if isinstance(description, MachineDescription):
         _assemble(description)
 
